@@ -1,0 +1,234 @@
+"""The manifest: a bundle's table of contents, as dataclasses that know how to become JSON and back.
+
+Everything read is checked for presence, type and sense; whoever holds a `Manifest` holds a valid one. Unknown keys are
+kept out silently (a newer minor writer may add some); an unknown `schema_version` is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+import numpy as np
+
+from nsn_edge.errors import BundleError, NsnEdgeError
+from nsn_edge.ladder import RankLadder
+
+SCHEMA_VERSION = 1
+
+GRAPH_FORMS = ("static", "sliced", "masked")
+"""`static`: one graph per rung. `sliced`, `masked`: one graph with an int64 scalar input `rank`."""
+
+RANK_INPUT = "rank"
+"""The name of that input."""
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A graph's input or output."""
+
+    name: str
+    """As the graph names it."""
+    dtype: str
+    """numpy's name: `int64`, `float32`, `float16`, ..."""
+    shape: tuple[int | str, ...]
+    """A number where the size is fixed, a name where it varies (`batch_size`, `sequence_length`)."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TensorSpec:
+        """Read and check one tensor."""
+        dtype = _get(data, "dtype", str)
+        try:
+            np.dtype(dtype)
+        except TypeError as error:
+            raise BundleError(f"the manifest names an unknown dtype {dtype!r}") from error
+        shape = _get(data, "shape", list)
+        if not all(isinstance(size, str) or (isinstance(size, int) and size >= 0) for size in shape):
+            raise BundleError(f"the manifest has a bad shape {shape!r} for {data.get('name')!r}")
+        return cls(name=_get(data, "name", str), dtype=dtype, shape=tuple(shape))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file of the bundle."""
+
+    kind: str
+    """`graph`, `weights` or `asset` (tokenizer, model configuration)."""
+    path: str
+    """Relative to the bundle, with forward slashes, never leaving it."""
+    sha256: str
+    """Lower-case hexadecimal."""
+    size_bytes: int
+    """Exact."""
+    form: str | None = None
+    """For graphs: one of `GRAPH_FORMS`."""
+    rank: int | None = None
+    """For `static` graphs: the rung's rank."""
+    precision: str | None = None
+    """For graphs: the precision of the weights, `fp32`."""
+    weight_bytes: int | None = None
+    """For graphs: bytes of weights the graph refers to, the shared ones included; what loading it costs at least."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Artifact:
+        """Read and check one file's entry. The path is data from outside: it may not lead out of the bundle."""
+        path = _get(data, "path", str)
+        pure = PurePosixPath(path)
+        if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\x00" in path:
+            raise BundleError(f"the manifest names a path outside the bundle: {path!r}", "do not use this bundle")
+        kind = _get(data, "kind", str)
+        form = _get_optional(data, "form", str)
+        rank = _get_optional(data, "rank", int)
+        if kind == "graph" and form not in GRAPH_FORMS:
+            raise BundleError(f"{path} has the unknown form {form!r}", f"this version knows {', '.join(GRAPH_FORMS)}")
+        if kind == "graph" and (form == "static") != (rank is not None):
+            raise BundleError(f"{path}: a static graph has a rank, the others have none")
+        sha256 = _get(data, "sha256", str)
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise BundleError(f"{path}: {sha256!r} is not a SHA-256 in hexadecimal")
+        size_bytes = _get(data, "size_bytes", int)
+        if size_bytes < 0:
+            raise BundleError(f"{path}: a negative size")
+        return cls(
+            kind=kind,
+            path=path,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            form=form,
+            rank=rank,
+            precision=_get_optional(data, "precision", str),
+            weight_bytes=_get_optional(data, "weight_bytes", int),
+        )
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What the model is for, so that a device can use it without the training library."""
+
+    name: str
+    """Optimum's task name: `feature-extraction`, `text-classification`, ...; `custom` for a plain module."""
+    pooling: str | None = None
+    """For sentence embeddings: `mean` or `cls`; None where the outputs are used as they are."""
+    normalize: bool = False
+    """Whether embeddings are scaled to length 1."""
+    max_length: int | None = None
+    """The most tokens an input may have."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TaskSpec:
+        """Read and check the task."""
+        pooling = _get_optional(data, "pooling", str)
+        if pooling not in (None, "mean", "cls"):
+            raise BundleError(f"unknown pooling {pooling!r}", "this version knows mean and cls")
+        return cls(
+            name=_get(data, "name", str),
+            pooling=pooling,
+            normalize=_get(data, "normalize", bool),
+            max_length=_get_optional(data, "max_length", int),
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A bundle's table of contents."""
+
+    model: str
+    """A name for people."""
+    architecture: str
+    """The torch class that was traced."""
+    task: TaskSpec
+    """What the model is for."""
+    ladder: RankLadder
+    """Every nested layer and every rung."""
+    inputs: tuple[TensorSpec, ...]
+    """Inputs of every graph; the dynamic forms take `rank` besides."""
+    outputs: tuple[TensorSpec, ...]
+    """Outputs of every graph."""
+    artifacts: tuple[Artifact, ...]
+    """Every other file of the bundle."""
+    created_by: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the tools that wrote it."""
+
+    def __post_init__(self) -> None:
+        if not self.inputs or not self.outputs:
+            raise BundleError("the manifest names no inputs or no outputs")
+        paths = [artifact.path for artifact in self.artifacts]
+        if len(set(paths)) != len(paths):
+            raise BundleError("the manifest names a file twice")
+        ranks = {a.rank for a in self.artifacts if a.form == "static" and a.rank is not None}
+        if strays := sorted(ranks - set(self.ladder.ranks)):
+            raise BundleError(f"the manifest has graphs at ranks without a rung: {strays}")
+
+    def with_quality(self, quality: Mapping[int, Mapping[str, float]]) -> Manifest:
+        """This manifest with measured quality, by rank, merged into the rungs."""
+        return replace(self, ladder=self.ladder.with_quality(quality))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types, keys in a fixed order."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.model,
+            "architecture": self.architecture,
+            "task": asdict(self.task),
+            "inputs": [asdict(spec) for spec in self.inputs],
+            "outputs": [asdict(spec) for spec in self.outputs],
+            "ladder": self.ladder.to_json(),
+            "artifacts": [asdict(artifact) for artifact in self.artifacts],
+            "created_by": dict(self.created_by),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Manifest:
+        """The reverse of `to_json`, checked.
+
+        Raises:
+            BundleError: the schema version is unknown, a key is missing, or a value makes no sense.
+        """
+        if not isinstance(data, Mapping):
+            raise BundleError("the manifest is not a JSON object")
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                f"the bundle has schema version {version!r}; this nsn-edge reads version {SCHEMA_VERSION}",
+                "export the bundle again, or install the nsn-edge that wrote it",
+            )
+        try:
+            ladder = RankLadder.from_json(_get(data, "ladder", dict))
+        except BundleError:
+            raise
+        except NsnEdgeError as error:
+            raise BundleError(f"the manifest's ladder: {error.message}") from error
+        return cls(
+            model=_get(data, "model", str),
+            architecture=_get(data, "architecture", str),
+            task=TaskSpec.from_json(_get(data, "task", dict)),
+            ladder=ladder,
+            inputs=tuple(TensorSpec.from_json(_object(item)) for item in _get(data, "inputs", list)),
+            outputs=tuple(TensorSpec.from_json(_object(item)) for item in _get(data, "outputs", list)),
+            artifacts=tuple(Artifact.from_json(_object(item)) for item in _get(data, "artifacts", list)),
+            created_by={str(k): str(v) for k, v in _get(data, "created_by", dict).items()},
+        )
+
+
+def _get(data: Mapping[str, Any], key: str, kind: type[_Value]) -> _Value:
+    """A required value of an exact JSON type (a bool is not an int here)."""
+    if key not in data:
+        raise BundleError(f"the manifest lacks {key!r}", "export the bundle again")
+    value = data[key]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise BundleError(f"the manifest's {key!r} is {value!r}, not {kind.__name__}", "export the bundle again")
+    return value
+
+
+def _get_optional(data: Mapping[str, Any], key: str, kind: type[_Value]) -> _Value | None:
+    return None if data.get(key) is None else _get(data, key, kind)
+
+
+def _object(item: Any) -> Mapping[str, Any]:
+    if not isinstance(item, Mapping):
+        raise BundleError(f"the manifest has {item!r} where an object belongs")
+    return item

@@ -1,0 +1,84 @@
+"""Every error this project raises on purpose.
+
+    NsnEdgeError                  exit 1   what was asked was sound, and it failed
+    ├── UsageError                exit 2   what was asked cannot be
+    │   ├── RankError                      a rank outside 1..R, or no rung there
+    │   ├── UnsupportedModelError          no linear layers, or a layer type that cannot be cut
+    │   ├── PolicyError                    a policy file that does not make sense
+    │   └── TraceError                     a telemetry trace that cannot be replayed
+    ├── MissingDependencyError    exit 1   an optional package is absent; carries the pip line
+    ├── CheckpointError           exit 1   a checkpoint that is damaged, missing or too new
+    ├── BundleError               exit 1   a bundle that is damaged, missing or too new
+    ├── ExportError               exit 1   tracing or lowering failed; nothing was written
+    ├── VerificationError         exit 1   an exported graph disagrees with torch
+    └── EngineError               exit 1   an inference engine could not load or run a graph
+
+Each message names the thing, says what exists, and each hint says how to mend it. Both fit one line.
+"""
+
+from __future__ import annotations
+
+
+class NsnEdgeError(Exception):
+    """The root. `message` says what is wrong; `hint` says how to mend it (may be empty)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        self.message = " ".join(message.split())
+        self.hint = " ".join(hint.split())
+        super().__init__(f"{self.message} ({self.hint})" if self.hint else self.message)
+
+
+class UsageError(NsnEdgeError):
+    """What was asked cannot be, whatever the state of the machine."""
+
+    exit_code = 2
+
+
+class RankError(UsageError):
+    """A rank outside `1..R`, or a rank at which the bundle holds no rung."""
+
+
+class UnsupportedModelError(UsageError):
+    """A model without linear layers, or with a layer type that cannot be cut."""
+
+
+class PolicyError(UsageError):
+    """A policy with an unknown key, a wrong type or thresholds that cross."""
+
+
+class TraceError(UsageError):
+    """A telemetry trace with missing columns, bad numbers or time running backwards."""
+
+
+class MissingDependencyError(NsnEdgeError):
+    """An optional package is not installed. The hint carries the pip line."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed",
+            f"pip install 'nsn-edge[{extra}]'",
+        )
+        self.package = package
+        self.extra = extra
+
+
+class CheckpointError(NsnEdgeError):
+    """A checkpoint that is missing, damaged, or written by a newer version."""
+
+
+class BundleError(NsnEdgeError):
+    """A bundle that is missing, truncated, altered, or written by a newer version."""
+
+
+class ExportError(NsnEdgeError):
+    """Tracing, lowering or writing a bundle failed. The previous bundle, if any, is intact."""
+
+
+class VerificationError(NsnEdgeError):
+    """An exported graph disagrees with torch by more than the tolerance."""
+
+
+class EngineError(NsnEdgeError):
+    """An inference engine could not load or run a graph."""
