@@ -1,0 +1,57 @@
+"""The command line: `nsn-edge VERB`.
+
+Thin by rule: a verb parses its options, calls one function of a room and prints the result. A verb's module is imported
+when that verb runs, so `nsn-edge run` works on a device without torch and `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from nsn_edge._version import __version__
+
+VERBS = {
+    "demo": "the main job on a real model, start to report",
+    "adapt": "cut a pre-trained model into nested factors",
+    "export": "write a bundle: every rung, one weights file",
+    "verify": "compare every rung and form with torch",
+    "profile": "measure every rung on this machine",
+    "run": "answer a query at a rank, or one chosen by policy",
+    "simulate": "replay a telemetry trace through a policy",
+    "inspect": "explain a bundle or a checkpoint",
+    "doctor": "what this device has, and what to install",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a verb when it is asked for, and lists them in the order of use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command = importlib.import_module(f"nsn_edge.cli.{name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nsn-edge")
+def main() -> None:
+    """Cut a transformer into a Nested Subspace Network, export it once, switch its rank on the device."""
+
+
+def entry_point() -> None:
+    """What the `nsn-edge` script runs: exit 0 on success, 1 on failure, 2 on a usage error."""
+    from nsn_edge.cli.common import run_main
+
+    sys.exit(run_main(main, sys.argv[1:]))

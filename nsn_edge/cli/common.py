@@ -1,0 +1,128 @@
+"""What every verb shares: options, output, progress, and errors turned into one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+
+from nsn_edge.errors import NsnEdgeError
+from nsn_edge.progress import Progress
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+"""The shell's code for a command that Ctrl-C ended."""
+
+
+def verb_options(function: _Command) -> _Command:
+    """Add `--json` (keyword `as_json`) and `--debug` to a verb."""
+    debug = click.option(
+        "--debug", is_flag=True, expose_value=False, help="Show the whole traceback when something fails."
+    )
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+    return debug(as_json(function))
+
+
+def emit(data: Mapping[str, Any], render: Callable[[Console], None], as_json: bool) -> None:
+    """Print a verb's result on stdout: one JSON document for programs, or what `render` draws for people."""
+    if as_json:
+        click.echo(json.dumps(data, ensure_ascii=False, allow_nan=False))
+    else:
+        render(Console(width=None if sys.stdout.isatty() else _plain_width(), highlight=False))
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A `Progress` callback shown on stderr: live bars on a terminal, one line per stage elsewhere."""
+    if not sys.stderr.isatty():
+        yield _PlainProgress()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with RichProgress(*columns, console=Console(stderr=True), transient=False) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks or bars.tasks[tasks[stage]].finished:
+                tasks[stage] = bars.add_task(stage, total=total or None)
+            bars.update(tasks[stage], completed=done, total=total or None)
+
+        yield report
+
+
+class _PlainProgress:
+    """For logs and pipes: a line when a stage starts, every ten seconds, and when it ends."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage in self._last and now - self._last[stage] < 10 and done != total:
+            return
+        self._last[stage] = now
+        of = f"/{total}" if total else ""
+        click.echo(f"{stage}: {done}{of}", err=True)
+
+
+def run_main(main: click.Command, arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code; print errors as one line on stderr.
+
+    With `--debug` anywhere on the line the exception is left to Python, traceback and all.
+    """
+    debug = "--debug" in arguments
+    try:
+        main.main(args=list(arguments), prog_name="nsn-edge", standalone_mode=False)
+    except NsnEdgeError as error:
+        if debug:
+            raise
+        return _fail(error.message + (f". {error.hint}" if error.hint else ""), error.exit_code)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            error.show()
+            return error.exit_code
+        help_line = (
+            f" Try: {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
+        )
+        return _fail(f"{error.format_message()}{help_line}", error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; nothing half-written was left behind", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader went away (`nsn-edge ... | head`): say nothing, and keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        return _fail(
+            f"{type(error).__name__}: {' '.join(str(error).split())[:500]}. "
+            "This is not an error we foresaw: run it again with --debug and report the traceback",
+            1,
+        )
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"nsn-edge: {message}", err=True)
+    return code
+
+
+def _plain_width() -> int:
+    """Tables in files and pipes keep their columns whatever the caller's terminal is."""
+    return int(os.environ.get("COLUMNS", "120"))
