@@ -1,0 +1,179 @@
+"""Write a bundle: every form of every rung, over one weights file, in one step that succeeds or leaves no trace."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import onnx_ir as ir
+
+from nsn_edge._version import __version__
+from nsn_edge.atomic import atomic_folder
+from nsn_edge.bundle import Artifact, Bundle, Manifest, is_bundle_folder
+from nsn_edge.bundle.manifest import GRAPH_FORMS
+from nsn_edge.bundle.store import sha256_of
+from nsn_edge.checkpoint import Checkpoint
+from nsn_edge.errors import UsageError
+from nsn_edge.export.graph import Graph
+from nsn_edge.export.lowering import lower_masked, lower_sliced, lower_static
+from nsn_edge.export.trace import trace
+from nsn_edge.export.weights import WEIGHTS_NAME, WeightStore
+from nsn_edge.ladder import RankLadder
+from nsn_edge.progress import Progress, silent
+
+DEFAULT_FRACTIONS = (0.75, 0.5, 0.35, 0.25)
+"""Rungs below the dense one, as fractions of the dense linear FLOPs."""
+
+_TOOLS = ("torch", "transformers", "optimum-onnx", "onnx", "onnx-ir", "numpy")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What a bundle shall hold."""
+
+    fractions: tuple[float, ...] = DEFAULT_FRACTIONS
+    """Rungs as fractions of the dense linear FLOPs, each in `(0, 1]`: the best rank within each."""
+    ranks: tuple[int, ...] = ()
+    """More rungs, by rank."""
+    dense_top: bool = True
+    """Whether the top rung is the original dense model."""
+    forms: tuple[str, ...] = GRAPH_FORMS
+    """Which of `GRAPH_FORMS` to write."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.forms) - set(GRAPH_FORMS))
+        if unknown or not self.forms:
+            raise UsageError(
+                f"unknown form {unknown[0]!r}" if unknown else "no form asked for",
+                f"the forms are {', '.join(GRAPH_FORMS)}",
+            )
+        if not (self.fractions or self.ranks or self.dense_top):
+            raise UsageError("a bundle without rungs", "name fractions, ranks or the dense rung")
+
+    def rungs_of(self, ladder: RankLadder) -> RankLadder:
+        """The ladder with these rungs on it.
+
+        Raises:
+            RankError: a rank or a fraction is out of range.
+        """
+        ranks = [ladder.rank_for_fraction(fraction) for fraction in self.fractions]
+        return ladder.with_rungs([*ranks, *self.ranks], dense_top=self.dense_top)
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    path: Path,
+    config: ExportConfig | None = None,
+    *,
+    graph: Graph | None = None,
+    progress: Progress = silent,
+) -> Bundle:
+    """Trace, lower and write a bundle.
+
+    Args:
+        checkpoint: the nested model and what is known about it.
+        path: the bundle's folder. An existing bundle there is replaced at the very end; another folder is refused.
+        config: which rungs and forms.
+        graph: an earlier trace of the same model (a plain module is traced with `trace_module`).
+        progress: hears of each graph.
+
+    Raises:
+        RankError: a rung is out of range.
+        UnsupportedModelError, ExportError: the model cannot be traced or lowered.
+        NsnEdgeError: the disk is full, or the folder cannot be written.
+    """
+    config = config or ExportConfig()
+    ladder = config.rungs_of(checkpoint.ladder)
+    with atomic_folder(path, is_bundle_folder) as folder:
+        progress("trace", 0, 1)
+        graph = graph or trace(checkpoint)
+        progress("trace", 1, 1)
+        artifacts = _write_graphs(graph, ladder, config.forms, folder, progress)
+        artifacts += _copy_assets(checkpoint.assets, folder)
+        manifest = Manifest(
+            model=checkpoint.name,
+            architecture=type(checkpoint.model).__name__,
+            task=checkpoint.task,
+            ladder=ladder,
+            inputs=graph.inputs,
+            outputs=graph.outputs,
+            artifacts=tuple(artifacts),
+            created_by={"nsn-edge": __version__, "python": platform.python_version(), **_versions()},
+        )
+        Bundle.write_manifest(folder, manifest)
+    return Bundle.open(path, check_hashes=False)
+
+
+def _write_graphs(
+    graph: Graph, ladder: RankLadder, forms: Sequence[str], folder: Path, progress: Progress
+) -> list[Artifact]:
+    jobs: list[tuple[str, int | None, str]] = []
+    for form in forms:
+        if form == "static":
+            jobs += [("static", rung.rank, "dense" if rung.dense else f"rank-{rung.rank:03d}") for rung in ladder.rungs]
+        else:
+            jobs.append((form, None, form))
+    artifacts = []
+    with WeightStore(folder) as store:
+        for done, (form, rank, stem) in enumerate(jobs):
+            progress("export", done, len(jobs))
+            if rank is not None:
+                model = lower_static(graph, ladder.rung(rank), store)
+            else:
+                model = lower_sliced(graph, store) if form == "sliced" else lower_masked(graph, store)
+            file = folder / f"{stem}.onnx"
+            weight_bytes = _referenced_bytes(model)
+            ir.save(model, file)
+            artifacts.append(_artifact("graph", file, form=form, rank=rank, weight_bytes=weight_bytes))
+    progress("export", len(jobs), len(jobs))
+    return [*artifacts, _artifact("weights", folder / WEIGHTS_NAME)]
+
+
+def _referenced_bytes(model: ir.Model) -> int:
+    """Bytes of distinct external data that a graph refers to."""
+    spans: dict[int, int] = {}
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            assert tensor.offset is not None
+            spans[tensor.offset] = max(spans.get(tensor.offset, 0), tensor.length or 0)
+    return sum(spans.values())
+
+
+def _copy_assets(assets: Path | None, folder: Path) -> list[Artifact]:
+    """Tokenizer and model configuration, so that the device needs no hub."""
+    if assets is None:
+        return []
+    copied = []
+    for source in sorted(assets.iterdir()):
+        if source.is_file():
+            copied.append(_artifact("asset", Path(shutil.copyfile(source, folder / source.name))))
+    return copied
+
+
+def _artifact(
+    kind: str, file: Path, form: str | None = None, rank: int | None = None, weight_bytes: int | None = None
+) -> Artifact:
+    return Artifact(
+        kind=kind,
+        path=file.name,
+        sha256=sha256_of(file),
+        size_bytes=file.stat().st_size,
+        form=form,
+        rank=rank,
+        precision="fp32" if kind == "graph" else None,
+        weight_bytes=weight_bytes,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for tool in _TOOLS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[tool] = metadata.version(tool)
+    return found

@@ -1,0 +1,82 @@
+"""The traced model: an ONNX graph in which every nested layer is still one node.
+
+nsn_edge::NestedLinear(x, A, B, bias?, weight?) -> y        attribute `layer`: the layer's name
+  x      [..., d_in]
+  A      [R, d_in]      rank-major, so that rank r is its first r rows
+  B      [R, d_out]     likewise (the paper's B, transposed)
+  bias   [d_out]        or absent
+  weight [d_out, d_in]  the original dense weight, or absent
+  y      [..., d_out] = x A_r^T B_r + bias
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from nsn_edge.bundle import TensorSpec
+from nsn_edge.ladder import RankLadder
+
+DOMAIN = "nsn_edge"
+NESTED_LINEAR = "NestedLinear"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What tracing yields and every lowering starts from."""
+
+    model: ir.Model
+    """ONNX with `NestedLinear` nodes; factors are initializers that view the torch parameters, not copies."""
+    ladder: RankLadder
+    """The layers that the nodes name."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+        return tuple(_spec(value) for value in self.model.graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs."""
+        return tuple(_spec(value) for value in self.model.graph.outputs)
+
+
+@dataclass(frozen=True)
+class NestedNode:
+    """A `NestedLinear` node, taken apart."""
+
+    node: ir.Node
+    layer: str
+    x: ir.Value
+    a: ir.Value
+    b: ir.Value
+    bias: ir.Value | None
+    weight: ir.Value | None
+    y: ir.Value
+
+
+def is_nested_linear(node: ir.Node) -> bool:
+    """Whether a node is the one that lowerings replace."""
+    return node.domain == DOMAIN and node.op_type == NESTED_LINEAR
+
+
+def nested_nodes(model: ir.Model) -> list[NestedNode]:
+    """Every `NestedLinear` node of a graph, in its order."""
+    return [_take_apart(node) for node in model.graph if is_nested_linear(node)]
+
+
+def _take_apart(node: ir.Node) -> NestedNode:
+    x, a, b, bias, weight = node.inputs
+    assert x is not None
+    assert a is not None
+    assert b is not None
+    return NestedNode(node, node.attributes["layer"].as_string(), x, a, b, bias, weight, node.outputs[0])
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    assert value.name is not None
+    assert value.dtype is not None
+    assert value.shape is not None
+    shape = tuple(size if isinstance(size, int) else str(size.value) for size in value.shape)
+    return TensorSpec(value.name, str(value.dtype.numpy()), shape)

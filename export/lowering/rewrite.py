@@ -1,0 +1,105 @@
+"""What the lowerings share: copy the traced graph, replace every `NestedLinear`, point the tensors into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
+from onnx_ir.tape import Tape
+
+from nsn_edge.errors import ExportError
+from nsn_edge.export.graph import Graph, NestedNode, is_nested_linear, nested_nodes
+from nsn_edge.export.weights import INLINE_LIMIT, WeightStore
+
+_IR_VERSION = 8
+"""Old enough for the onnxruntime and TensorRT of JetPack 5; nothing here needs a newer one."""
+
+
+class Rewriter:
+    """A copy of a traced graph under rewriting. Values it adds are initializers of that copy."""
+
+    def __init__(self, graph: Graph, store: WeightStore) -> None:
+        self.graph = graph
+        self.store = store
+        self.model = graph.model.clone()
+
+    def stored(self, name: str, tensor: ir.TensorProtocol, rows: int | None = None) -> ir.Value:
+        """An initializer that refers to a tensor of the store (adding it on first use), or to its first rows."""
+        self.store.add(name, tensor)
+        return self._register(self.store.reference(name, rows))
+
+    def constant(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """An initializer that this lowering made up: in the graph when small, else in the store."""
+        if tensor.nbytes > INLINE_LIMIT:
+            return self.stored(name, tensor)
+        tensor.name = name
+        return self._register(tensor)
+
+    def replace_all(self, build: Callable[[Rewriter, Tape, NestedNode], ir.Value]) -> None:
+        """Replace each `NestedLinear` by the nodes that `build` puts on the tape; it returns their output."""
+        for nested in nested_nodes(self.model):
+            tape = Tape()
+            y = build(self, tape, nested)
+            old = nested.y
+            y.shape, y.type = old.shape, old.type
+            name, old.name = old.name, None
+            y.name = name
+            ir.convenience.replace_nodes_and_values(
+                self.model.graph, nested.node, [nested.node], list(tape.nodes), [old], [y]
+            )
+
+    def finish(self, name: str) -> ir.Model:
+        """Drop what is unused, move the remaining large tensors into the store, and check the promises.
+
+        Raises:
+            ExportError: a `NestedLinear` is left.
+        """
+        graph = self.model.graph
+        graph.name = name
+        RemoveUnusedNodesPass()(self.model)
+        LiftConstantsToInitializersPass(size_limit=INLINE_LIMIT)(self.model)
+        for value in list(graph.initializers.values()):
+            tensor = value.const_value
+            assert tensor is not None
+            if not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes > INLINE_LIMIT:
+                assert value.name is not None
+                self.store.add(value.name, tensor)
+                value.const_value = self.store.reference(value.name)
+        if any(is_nested_linear(node) for node in graph):
+            raise ExportError(f"the lowering {name!r} left a nested layer behind")
+        RemoveUnusedOpsetsPass()(self.model)
+        self.model.ir_version = _IR_VERSION
+        self.model.producer_name = "nsn-edge"
+        return self.model
+
+    def _register(self, tensor: ir.TensorProtocol) -> ir.Value:
+        initializers = self.model.graph.initializers
+        assert tensor.name is not None
+        if tensor.name not in initializers:
+            self.model.graph.register_initializer(
+                ir.Value(
+                    name=tensor.name,
+                    shape=ir.Shape(tensor.shape),
+                    type=ir.TensorType(tensor.dtype),
+                    const_value=tensor,
+                )
+            )
+        return initializers[tensor.name]
+
+
+def tensor_of(value: ir.Value) -> ir.TensorProtocol:
+    """The data of an initializer."""
+    assert value.const_value is not None
+    return value.const_value
+
+
+def name_of(value: ir.Value) -> str:
+    """The name of a value that has one."""
+    assert value.name is not None
+    return value.name
+
+
+def add_bias(tape: Tape, product: ir.Value, bias: ir.Value | None) -> ir.Value:
+    """`product + bias`, or `product` where the layer has none."""
+    return product if bias is None else tape.op("Add", [product, bias])

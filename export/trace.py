@@ -1,0 +1,214 @@
+"""Trace a nested model once, every nested layer as a single `NestedLinear` node.
+
+Optimum's exporter traces transformers models (it knows 100+ architectures, their input names and caches);
+`torch.onnx.export` does plain modules. While it runs, each nested layer's `forward` stands for one opaque operator
+whose tensors never enter the ONNX file: they are attached afterwards as views of the torch parameters, so the
+factors are copied once only, from torch into `weights.bin`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import nn
+
+from nsn_edge.checkpoint import Checkpoint
+from nsn_edge.errors import ExportError, UnsupportedModelError, UsageError
+from nsn_edge.export.graph import DOMAIN, NESTED_LINEAR, Graph
+from nsn_edge.layers import NSNLinear, ladder_of, nsn_layers
+
+_OPSET = 18
+
+_MARKER = "com.microsoft::Gelu"
+"""What a nested layer is called while the tracer works. For an operator of an unknown domain the tracer writes a
+warning per node to stderr, from C++, past Python's filters; it is silent, and keeps the declared shape, for a few
+that it knows, of which this is one. The attribute `layer` tells ours apart; no marker outlives `_attach_tensors`."""
+
+
+class _NestedLinearNode(torch.autograd.Function):
+    """Stands for a nested layer while the model is traced. Its values are zeros: only shapes matter to a trace."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: str, d_out: int) -> torch.Tensor:
+        return x.new_zeros((*x.shape[:-1], d_out))
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, layer: str, d_out: int) -> Any:
+        y = g.op(_MARKER, x, layer_s=layer)
+        sizes = x.type().sizes()
+        if sizes is not None:
+            y.setType(x.type().with_sizes([*sizes[:-1], d_out]))
+        return y
+
+
+def trace(checkpoint: Checkpoint) -> Graph:
+    """Trace a checkpoint's transformers model through Optimum.
+
+    Raises:
+        UnsupportedModelError: Optimum does not know the architecture or the task.
+        ExportError: the tracer failed.
+    """
+    model = checkpoint.model
+    if not hasattr(model, "config"):
+        raise UsageError(
+            f"{type(model).__name__} is not a transformers model",
+            "trace it with trace_module(model, example_inputs, ...)",
+        )
+    return _trace(model, functools.partial(_optimum_export, model, checkpoint.task.name))
+
+
+def trace_module(
+    model: nn.Module,
+    example_inputs: Mapping[str, torch.Tensor],
+    output_names: Sequence[str],
+    dynamic_axes: Mapping[str, Mapping[int, str]],
+) -> Graph:
+    """Trace a plain module.
+
+    Args:
+        model: converted by `nsnify_`.
+        example_inputs: by the names of `forward`'s arguments, in their order.
+        output_names: names for the outputs, in order.
+        dynamic_axes: `{tensor name: {axis: size name}}` for every size that varies.
+
+    Raises:
+        ExportError: the tracer failed.
+    """
+
+    def export(file: Path) -> None:
+        torch.onnx.export(
+            model,
+            (dict(example_inputs),),
+            str(file),
+            input_names=list(example_inputs),
+            output_names=list(output_names),
+            dynamic_axes={name: dict(axes) for name, axes in dynamic_axes.items()},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+
+    return _trace(model, export)
+
+
+def _trace(model: nn.Module, export: Any) -> Graph:
+    ladder = ladder_of(model)
+    layers = nsn_layers(model)
+    not_fp32 = sorted({str(p.dtype) for p in model.parameters() if p.dtype != torch.float32})
+    if not_fp32:
+        raise UsageError(
+            f"the model holds {', '.join(not_fp32)} weights; export takes float32", "call model.float() first"
+        )
+    with tempfile.TemporaryDirectory(prefix="nsn-edge-trace-") as folder:
+        file = Path(folder) / "traced.onnx"
+        with _as_single_nodes(layers), _quiet_tracer(), torch.no_grad():
+            try:
+                export(file)
+            except (UnsupportedModelError, ExportError):
+                raise
+            except Exception as error:
+                raise ExportError(
+                    f"tracing {type(model).__name__} failed: {type(error).__name__}: {str(error)[:300]}",
+                    "run with --debug for the traceback",
+                ) from error
+        traced = ir.load(file)
+        ir.external_data.load_to_model(traced)
+    _attach_tensors(traced, layers)
+    ClearMetadataAndDocStringPass()(traced)
+    return Graph(traced, ladder)
+
+
+def _optimum_export(model: Any, task: str, file: Path) -> None:
+    from optimum.exporters.onnx.convert import export_pytorch
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        constructor = TasksManager.get_exporter_config_constructor(
+            exporter="onnx", model=model, task=task, library_name="transformers"
+        )
+    except (KeyError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"Optimum's exporter cannot trace {type(model).__name__} for the task {task!r}: {str(error)[:200]}",
+            "choose another --task, or trace it as a plain module with trace_module",
+        ) from error
+    config = constructor(model.config)
+    export_pytorch(model, config, opset=max(_OPSET, config.DEFAULT_ONNX_OPSET), output=file)
+
+
+@contextlib.contextmanager
+def _as_single_nodes(layers: Mapping[str, NSNLinear]) -> Iterator[None]:
+    """Let each layer's `forward` emit one node. An instance attribute shadows the method and is removed after."""
+    try:
+        for name, layer in layers.items():
+            layer.forward = functools.partial(_emit, name, layer.out_features)  # type: ignore[method-assign]
+        yield
+    finally:
+        for layer in layers.values():
+            layer.__dict__.pop("forward", None)
+
+
+def _emit(name: str, d_out: int, x: torch.Tensor) -> torch.Tensor:
+    result: torch.Tensor = _NestedLinearNode.apply(x, name, d_out)  # type: ignore[no-untyped-call]
+    return result
+
+
+@contextlib.contextmanager
+def _quiet_tracer() -> Iterator[None]:
+    """The tracer warns about each Python number it fixes and about its own future; neither is the user's to mend.
+    What it really fixed is caught by `verify`, which runs other shapes than the traced ones."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "optimum.exporters")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _attach_tensors(traced: ir.Model, layers: Mapping[str, NSNLinear]) -> None:
+    """Give every `NestedLinear` node its factors as named initializers that view the torch parameters."""
+    graph = traced.graph
+    seen: set[str] = set()
+    markers = [node for node in graph if f"{node.domain}::{node.op_type}" == _MARKER and "layer" in node.attributes]
+    for node in markers:
+        name = node.attributes["layer"].as_string()
+        layer = layers[name]
+        seen.add(name)
+        tensors = {"A": layer.A, "B": layer.B, "bias": layer.bias, "weight": layer.weight}
+        inputs = [node.inputs[0]]
+        for suffix, tensor in tensors.items():
+            inputs.append(None if tensor is None else _initializer(graph, f"{name}.{suffix}", tensor))
+        replacement = ir.Node(
+            DOMAIN, NESTED_LINEAR, inputs, attributes=node.attributes.values(), num_outputs=1, name=node.name
+        )
+        output = replacement.outputs[0]
+        output.name, output.shape, output.type = node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type
+        ir.convenience.replace_nodes_and_values(graph, node, [node], [replacement], [node.outputs[0]], [output])
+    if missing := sorted(set(layers) - seen):
+        raise ExportError(
+            f"the traced forward never reaches the nested layer {missing[0]!r}"
+            + (f" and {len(missing) - 1} more" if missing[1:] else ""),
+            "leave such layers dense: adapt again with a filter that excludes them",
+        )
+
+
+def _initializer(graph: ir.Graph, name: str, tensor: torch.Tensor) -> ir.Value:
+    if name not in graph.initializers:
+        view = ir.tensor_adapters.TorchTensor(tensor.detach(), name=name)
+        graph.register_initializer(
+            ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(view.dtype), const_value=view)
+        )
+    return graph.initializers[name]

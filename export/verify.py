@@ -1,0 +1,229 @@
+"""Does every exported graph say what torch says?
+
+Each static rung and each dynamic form is run in onnxruntime on real inputs of several shapes and compared with the
+torch model at the same rank. The dynamic forms are checked at every rung and at ranks between them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nsn_edge.bundle import Bundle
+from nsn_edge.bundle.manifest import GRAPH_FORMS, RANK_INPUT, Artifact
+from nsn_edge.checkpoint import Checkpoint
+from nsn_edge.errors import EngineError, UsageError, VerificationError
+from nsn_edge.layers import at_dense, at_rank
+from nsn_edge.progress import Progress, silent
+
+DEFAULT_TOLERANCE = 1e-4
+"""Largest allowed difference, relative to the larger of 1 and the tensor's largest magnitude."""
+
+Batch = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One graph at one rank against torch, over all batches."""
+
+    form: str
+    """The graph's form."""
+    rank: int
+    """The model's rank."""
+    dense: bool
+    """Whether this is the dense original."""
+    max_abs_diff: float
+    """The largest absolute difference of any element."""
+    max_relative_diff: float
+    """The same, relative to the larger of 1 and the largest magnitude of its tensor: what is held to the tolerance."""
+    tolerance: float
+    """The limit it was held to."""
+    worst_tensor: str
+    """The output in which that was found."""
+    worst_batch: int
+    """The batch in which that was found, counted from 0."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within the tolerance; a NaN is not."""
+        return self.max_relative_diff <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of `verify_bundle`."""
+
+    checks: tuple[Check, ...]
+    """Every graph and rank that was compared."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether all checks passed."""
+        return all(check.passed for check in self.checks)
+
+    def raise_if_failed(self) -> None:
+        """Raises:
+        VerificationError: a check failed; names the worst one and its tensor."""
+        failed = [check for check in self.checks if not check.passed]
+        if failed:
+            worst = max(failed, key=lambda check: np.nan_to_num(check.max_relative_diff, nan=np.inf))
+            raise VerificationError(
+                f"{len(failed)} of {len(self.checks)} checks disagree with torch; the worst is {worst.form} at rank "
+                f"{worst.rank}: {worst.worst_tensor} differs by {worst.max_abs_diff:.3g} in batch {worst.worst_batch} "
+                f"(relative {worst.max_relative_diff:.3g}, tolerance {worst.tolerance:.3g})",
+                "is this the checkpoint that the bundle was exported from? if so, export it again",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types. A difference that is not a number becomes null."""
+        checks = []
+        for check in self.checks:
+            item = asdict(check)
+            for key in ("max_abs_diff", "max_relative_diff"):
+                item[key] = item[key] if np.isfinite(item[key]) else None
+            checks.append({**item, "passed": check.passed})
+        return {"schema_version": 1, "kind": "verification", "passed": self.passed, "checks": checks}
+
+
+def verify_bundle(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    batches: Sequence[Batch],
+    *,
+    tolerance: float = DEFAULT_TOLERANCE,
+    progress: Progress = silent,
+) -> Verification:
+    """Compare every graph of a bundle with torch.
+
+    Args:
+        bundle: what was exported.
+        checkpoint: what it was exported from.
+        batches: inputs by name; different batch sizes and lengths make the comparison worth more, since a size that
+            the tracer fixed shows only in another.
+        tolerance: see `DEFAULT_TOLERANCE`.
+        progress: hears of each graph.
+
+    Raises:
+        UsageError: no batches, or a bundle of another model.
+        EngineError: onnxruntime cannot load or run a graph.
+    """
+    if not batches:
+        raise UsageError("nothing to verify with: no input batches")
+    # The rungs are the bundle's choice; the layers and their curves must be the checkpoint's.
+    if bundle.manifest.ladder.layers != checkpoint.ladder.layers:
+        raise UsageError(f"{bundle.path} was exported from another model than this checkpoint")
+    pairs = [(artifact, rank) for artifact in _graphs(bundle) for rank in _ranks(bundle, artifact)]
+    reference = _Reference(checkpoint, batches)
+    checks: list[Check] = []
+    session: Any = None
+    loaded: Artifact | None = None
+    for artifact, rank in pairs:
+        progress("verify", len(checks), len(pairs))
+        if artifact is not loaded:
+            session, loaded = _open(bundle, artifact), artifact
+        dense = artifact.form == "static" and bundle.manifest.ladder.rung(rank).dense
+        outputs = (_run(session, artifact, batch, rank) for batch in batches)
+        checks.append(_compare(artifact, rank, dense, outputs, reference.at(rank, dense), tolerance))
+    progress("verify", len(pairs), len(pairs))
+    return Verification(tuple(checks))
+
+
+class _Reference:
+    """Torch's answers, computed once per rank."""
+
+    def __init__(self, checkpoint: Checkpoint, batches: Sequence[Batch]) -> None:
+        self._model = checkpoint.model.eval()
+        self._batches = batches
+        self._known: dict[tuple[int, bool], list[dict[str, np.ndarray]]] = {}
+
+    def at(self, rank: int, dense: bool) -> list[dict[str, np.ndarray]]:
+        if (rank, dense) not in self._known:
+            scope: AbstractContextManager[None] = at_dense(self._model) if dense else at_rank(self._model, rank)
+            with scope, torch.no_grad():
+                self._known[rank, dense] = [self._answer(batch) for batch in self._batches]
+        return self._known[rank, dense]
+
+    def _answer(self, batch: Batch) -> dict[str, np.ndarray]:
+        result = self._model(**{name: torch.from_numpy(np.asarray(value)) for name, value in batch.items()})
+        if isinstance(result, torch.Tensor):
+            return {"": result.numpy()}
+        if isinstance(result, Mapping):
+            return {name: value.numpy() for name, value in result.items() if isinstance(value, torch.Tensor)}
+        return {str(index): value.numpy() for index, value in enumerate(result)}
+
+
+def _graphs(bundle: Bundle) -> list[Artifact]:
+    graphs = [artifact for artifact in bundle.manifest.artifacts if artifact.kind == "graph"]
+    return sorted(graphs, key=lambda artifact: (GRAPH_FORMS.index(artifact.form or ""), artifact.rank or 0))
+
+
+def _ranks(bundle: Bundle, artifact: Artifact) -> list[int]:
+    """A static graph has its own; a dynamic one is checked at the rungs, at both ends and between."""
+    if artifact.rank is not None:
+        return [artifact.rank]
+    top = bundle.manifest.ladder.max_rank
+    rungs = set(bundle.manifest.ladder.ranks)
+    stops = sorted(rungs | {1, top})
+    between = {(low + high) // 2 for low, high in itertools.pairwise(stops)}
+    return sorted(rungs | {1, top} | between)
+
+
+def _open(bundle: Bundle, artifact: Artifact) -> Any:
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(str(bundle.file(artifact)), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EngineError(f"onnxruntime cannot load {artifact.path}: {str(error)[:300]}") from error
+
+
+def _run(session: Any, artifact: Artifact, batch: Batch, rank: int) -> dict[str, np.ndarray]:
+    names = [value.name for value in session.get_inputs()]
+    feeds = {name: batch[name] for name in names if name in batch}
+    if artifact.rank is None:
+        feeds[RANK_INPUT] = np.array(rank, dtype=np.int64)
+    try:
+        outputs = session.run(None, feeds)
+    except Exception as error:
+        raise EngineError(f"onnxruntime cannot run {artifact.path} at rank {rank}: {str(error)[:300]}") from error
+    return {value.name: output for value, output in zip(session.get_outputs(), outputs, strict=True)}
+
+
+def _compare(
+    artifact: Artifact,
+    rank: int,
+    dense: bool,
+    outputs: Iterable[Mapping[str, np.ndarray]],
+    references: Sequence[Mapping[str, np.ndarray]],
+    tolerance: float,
+) -> Check:
+    worst: tuple[float, float, str, int] | None = None
+    for index, (found, wanted) in enumerate(zip(outputs, references, strict=True)):
+        # Outputs match by name where torch names its own (transformers), else by order (plain modules).
+        named = all(name in wanted for name in found)
+        order = list(found) if named else list(wanted)
+        for name, key in zip(found, order, strict=False):
+            a, b = found[name].astype(np.float64), wanted[key].astype(np.float64)
+            if a.shape != b.shape:
+                raise VerificationError(
+                    f"{artifact.path} at rank {rank}: {name} has shape {a.shape}, torch says {b.shape}",
+                    "the trace fixed a size that should vary: name it in dynamic_axes",
+                )
+            if not a.size:
+                continue
+            difference = float(np.max(np.abs(a - b)))
+            relative = difference / max(1.0, float(np.max(np.abs(b))))
+            if worst is None or not relative <= worst[0]:  # a NaN is worse than any number
+                worst = (relative, difference, name, index)
+                if np.isnan(relative):
+                    return Check(artifact.form or "", rank, dense, difference, relative, tolerance, name, index)
+    if worst is None:
+        raise VerificationError(f"{artifact.path} at rank {rank} gave nothing to compare")
+    relative, difference, name, index = worst
+    return Check(artifact.form or "", rank, dense, difference, relative, tolerance, name, index)

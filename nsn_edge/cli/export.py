@@ -1,0 +1,91 @@
+"""`nsn-edge export`: from a checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from nsn_edge.bundle.manifest import GRAPH_FORMS
+from nsn_edge.cli.common import emit, progress_bar, verb_options
+
+
+@click.command(name="export")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle's folder.")
+@click.option(
+    "--flops",
+    "fractions",
+    multiple=True,
+    type=float,
+    help="A rung at this fraction of the dense linear FLOPs, in (0, 1]. Repeat it. Default: 0.75, 0.5, 0.35, 0.25.",
+)
+@click.option("--rank", "ranks", multiple=True, type=int, help="A rung at this rank. Repeat it.")
+@click.option("--dense/--no-dense", "dense_top", default=True, show_default=True, help="The original as the top rung.")
+@click.option(
+    "--form",
+    "forms",
+    multiple=True,
+    type=click.Choice(GRAPH_FORMS),
+    help="Which graphs to write: one per rung (static), or one with the rank as an input. Repeat it. Default: all.",
+)
+@verb_options
+def command(
+    checkpoint: Path,
+    output: Path,
+    fractions: tuple[float, ...],
+    ranks: tuple[int, ...],
+    dense_top: bool,
+    forms: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Write the nested CHECKPOINT (made by `adapt`) as a bundle: a graph per rung, every weight once.
+
+    The model is traced once. A bundle that stands at the output is replaced at the very end, in one step.
+    """
+    from nsn_edge.checkpoint import Checkpoint
+    from nsn_edge.export.exporter import DEFAULT_FRACTIONS, ExportConfig, export_bundle
+
+    config = ExportConfig(
+        fractions=fractions or (() if ranks else DEFAULT_FRACTIONS),
+        ranks=ranks,
+        dense_top=dense_top,
+        forms=forms or GRAPH_FORMS,
+    )
+    start = time.perf_counter()
+    with progress_bar() as progress:
+        bundle = export_bundle(Checkpoint.load(checkpoint), output, config, progress=progress)
+    seconds = time.perf_counter() - start
+    ladder = bundle.manifest.ladder
+    data = {
+        "schema_version": 1,
+        "kind": "export",
+        "path": str(output),
+        "size_bytes": bundle.size_bytes,
+        "seconds": seconds,
+        "rungs": ladder.to_json()["rungs"],
+        "files": [artifact.path for artifact in bundle.manifest.artifacts],
+    }
+
+    def render(console: Console) -> None:
+        table = Table()
+        for heading in ("rank", "linear FLOPs", "layer ranks"):
+            table.add_column(heading, justify="right")
+        for rung in reversed(ladder.rungs):
+            used = ladder.layer_ranks(rung.rank).values()
+            span = f"{min(used)}" if min(used) == max(used) else f"{min(used)}..{max(used)}"
+            table.add_row(
+                f"{rung.rank} (dense)" if rung.dense else str(rung.rank),
+                f"{ladder.flops_fraction(rung.rank):.1%}",
+                "original" if rung.dense else span,
+            )
+        console.print(table)
+        console.print(
+            f"{output}: {bundle.size_bytes / 1e6:.1f} MB, {len(data['files']) + 1} files, {seconds:.1f} s"  # type: ignore[arg-type]
+        )
+        console.print(f"next: nsn-edge verify {output} {checkpoint}")
+
+    emit(data, render, as_json)
