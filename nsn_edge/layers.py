@@ -225,6 +225,14 @@ def at_dense(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def replace_module_(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` everywhere in the model where `old` stands; a module shared by several places stays shared."""
+    for owner in list(model.modules()):
+        for name, child in list(owner._modules.items()):  # named_children() would name a shared child once
+            if child is old:
+                setattr(owner, name, new)
+
+
 def _some_layers(model: nn.Module) -> dict[str, NSNLinear]:
     layers = nsn_layers(model)
     if not layers:
