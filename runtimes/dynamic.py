@@ -1,0 +1,96 @@
+"""The other kind of store: one graph with the rank as an input, so that every rank is in memory at the price of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from nsn_edge.bundle import Bundle, TensorSpec
+from nsn_edge.bundle.manifest import RANK_INPUT
+from nsn_edge.errors import EngineError
+from nsn_edge.ladder import check_rank
+from nsn_edge.runtimes.engines.base import Array, Engine, LoadedGraph
+from nsn_edge.runtimes.residency import Lease
+
+
+class RankInputStore:
+    """The graph of form `sliced` or `masked`, as the graphs of all ranks `1..R`."""
+
+    def __init__(self, bundle: Bundle, engine: Engine, form: str) -> None:
+        """
+        Args:
+            bundle: holds the graph.
+            engine: loads it.
+            form: `sliced` or `masked`.
+
+        Raises:
+            UsageError: the bundle was exported without that form.
+            EngineError: the graph cannot be loaded.
+        """
+        artifact = bundle.graph(form=form)
+        self._bytes = artifact.weight_bytes or 0
+        self._max_rank = bundle.manifest.ladder.max_rank
+        self._current = self._max_rank
+        self._graph: LoadedGraph | None = engine.load(bundle.file(artifact))
+
+    @property
+    def current(self) -> int:
+        return self._current
+
+    @property
+    def resident_ranks(self) -> tuple[int, ...]:
+        return tuple(range(1, self._max_rank + 1))
+
+    @property
+    def resident_bytes(self) -> int:
+        return self._bytes
+
+    @property
+    def top_rank(self) -> int:
+        return self._max_rank
+
+    def check(self, rank: int) -> int:
+        check_rank(rank, self._max_rank)
+        return int(rank)
+
+    def lease(self, rank: int | None) -> Lease:
+        graph = self._graph
+        if graph is None:
+            raise EngineError("the session was closed")
+        wanted = self._current if rank is None else rank
+        return Lease(wanted, _AtRank(graph, np.array(wanted, dtype=np.int64)))
+
+    def release(self, lease: Lease) -> None:
+        """Nothing is counted: the one graph is freed when the last lease forgets it."""
+
+    def make_current(self, rank: int) -> bool:
+        self._current = rank
+        return self._graph is not None
+
+    def close(self) -> None:
+        # Dropped, not closed: a request may be inside it. Python frees it with the last lease.
+        self._graph = None
+
+
+@dataclass(frozen=True)
+class _AtRank:
+    """A graph with a rank input, seen as the graph of one rank."""
+
+    graph: LoadedGraph
+    rank: Array
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(spec for spec in self.graph.inputs if spec.name != RANK_INPUT)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self.graph.outputs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return self.graph.run({**inputs, RANK_INPUT: self.rank})
+
+    def close(self) -> None:
+        self.graph.close()

@@ -1,0 +1,11 @@
+"""What executes graphs. An engine loads a graph file; a loaded graph runs it.
+
+`OnnxRuntimeEngine` is the one that ships; `FaultyEngine` wraps any other to rehearse slow and failing devices.
+Outsiders plug in through the two protocols of `base`.
+"""
+
+from nsn_edge.runtimes.engines.base import Array, Engine, LoadedGraph, check_inputs
+from nsn_edge.runtimes.engines.faulty import FaultyEngine
+from nsn_edge.runtimes.engines.onnxruntime import OnnxRuntimeEngine
+
+__all__ = ["Array", "Engine", "FaultyEngine", "LoadedGraph", "OnnxRuntimeEngine", "check_inputs"]

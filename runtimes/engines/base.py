@@ -1,0 +1,92 @@
+"""The seam between the session and whatever executes graphs: two protocols, and the check of inputs they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nsn_edge.bundle import TensorSpec
+from nsn_edge.errors import EngineError
+
+Array = npt.NDArray[Any]
+
+
+class LoadedGraph(Protocol):
+    """A graph ready to run. `run` is called from several threads at once; `close` when no call is under way."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` takes."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` gives."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name. The arrays belong to the caller; the graph keeps no reference to them.
+
+        Raises:
+            EngineError: an input is missing, unknown, of another dtype or of a shape that does not fit, or the
+                engine failed.
+        """
+
+    def close(self) -> None:
+        """Free the memory. Closing twice is no error."""
+
+
+class Engine(Protocol):
+    """Loads graphs. `load` is called from a background thread, possibly while other graphs run."""
+
+    @property
+    def name(self) -> str:
+        """For people and results, for example `onnxruntime-cpu`."""
+
+    def load(self, graph_path: Path) -> LoadedGraph:
+        """Load a graph whose weights may lie in other files beside it.
+
+        Raises:
+            EngineError: the file cannot be loaded on this device.
+            MissingDependencyError: the engine's package is not installed.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Provider, version and settings as plain JSON types, so that a result says what it was measured with."""
+
+
+def check_inputs(graph: str, specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
+    """Refuse inputs that do not fit a graph, in words that name the input.
+
+    Runs before every inference, so it only compares: no copies, no conversions.
+
+    Raises:
+        EngineError: an input is missing, unknown, not an array, of another dtype or of a shape that does not fit.
+    """
+    for spec in specs:
+        array = inputs.get(spec.name)
+        if array is None:
+            raise EngineError(f"{graph} lacks the input {spec.name!r}", f"it takes {_listed(specs)}")
+        if not isinstance(array, np.ndarray):
+            raise EngineError(f"input {spec.name!r} of {graph} is a {type(array).__name__}, not a numpy array")
+        if array.dtype.name != spec.dtype:
+            raise EngineError(
+                f"input {spec.name!r} of {graph} is {array.dtype.name}, not {spec.dtype}",
+                f"convert it with .astype('{spec.dtype}')",
+            )
+        if array.ndim != len(spec.shape) or any(
+            isinstance(wanted, int) and size != wanted for size, wanted in zip(array.shape, spec.shape, strict=True)
+        ):
+            raise EngineError(
+                f"input {spec.name!r} of {graph} has the shape {list(array.shape)}, "
+                f"which does not fit [{', '.join(map(str, spec.shape))}]"
+            )
+    if len(inputs) != len(specs):
+        strays = sorted(set(inputs) - {spec.name for spec in specs})
+        raise EngineError(f"{graph} has no input {', '.join(map(repr, strays))}", f"it takes {_listed(specs)}")
+
+
+def _listed(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{spec.name} ({spec.dtype})" for spec in specs)

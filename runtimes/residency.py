@@ -1,0 +1,250 @@
+"""Which graphs are in memory: the part of a session that leases, loads and evicts.
+
+      lease(96) ----> [ 96 | 192 | dense* ] ----> release        * current: never evicted
+                         |                                         leased: never evicted
+        cold: load ------+------ over the budget: the least recently used goes
+
+A request leases a graph, runs it and releases it, so no graph is freed under a request. The budget bounds what stays;
+a graph in use and the current one are never taken away, so while a switch loads the next rung both may be held at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from nsn_edge.bundle import Bundle
+from nsn_edge.errors import EngineError, UsageError
+from nsn_edge.runtimes.engines.base import Engine, LoadedGraph
+
+MB = 1e6
+"""Bytes in the megabyte of all options and messages."""
+
+
+@dataclass(eq=False)
+class Lease:
+    """A graph that stays in memory until it is released."""
+
+    rank: int
+    graph: LoadedGraph
+    users: int = 0
+    last_used: int = 0
+
+
+class GraphStore(Protocol):
+    """Hands out the graph of a rank. Every method may be called from any thread."""
+
+    @property
+    def current(self) -> int:
+        """The rank of requests that name none."""
+
+    @property
+    def resident_ranks(self) -> tuple[int, ...]:
+        """Ranks that answer without loading, lowest first."""
+
+    @property
+    def resident_bytes(self) -> int:
+        """Weights of the loaded graphs."""
+
+    @property
+    def top_rank(self) -> int:
+        """The highest rank that `check` accepts."""
+
+    def check(self, rank: int) -> int:
+        """Refuse a rank that this store can never serve.
+
+        Raises:
+            RankError: outside `1..R`, or no rung there.
+            UsageError: it does not fit the memory budget even alone.
+        """
+
+    def lease(self, rank: int | None) -> Lease:
+        """The graph of a rank, loading it if need be; of the current one, never loading, for None.
+
+        Raises:
+            EngineError: loading failed, or the store is closed.
+        """
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back."""
+
+    def make_current(self, rank: int) -> bool:
+        """Make a rank the current one; False, and nothing changes, if it is not in memory."""
+
+    def close(self) -> None:
+        """Free every graph; those in use when their request ends."""
+
+
+class RungStore:
+    """One graph per rung, loaded when asked for, kept within a memory budget."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        budget_bytes: int | None,
+        *,
+        on_load: Callable[[int], None],
+        on_evict: Callable[[int], None],
+        defer: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """
+        Args:
+            bundle: whose static graphs these are.
+            engine: loads them.
+            budget_bytes: of weights that stay in memory; None for no limit.
+            on_load: hears of each rank loaded, outside the lock.
+            on_evict: hears of each rank evicted, outside the lock.
+            defer: runs the freeing of graphs soon, in another thread: called where a request waits.
+        """
+        self._bundle = bundle
+        self._engine = engine
+        self._budget = budget_bytes
+        self._on_load, self._on_evict, self._defer = on_load, on_evict, defer
+        self._costs = {rank: _weight_bytes(bundle, rank) for rank in bundle.manifest.ladder.ranks}
+        if not self._costs:
+            raise UsageError(f"{bundle.path} has no rungs", "open it with form='sliced', or export it with rungs")
+        self._fitting = [rank for rank, cost in self._costs.items() if budget_bytes is None or cost <= budget_bytes]
+        self._lock = threading.Lock()
+        self._entries: dict[int, Lease] = {}
+        self._loading: dict[int, Future[None]] = {}
+        self._current = 0
+        self._clock = 0
+        self._held_bytes = 0
+        self._closed = False
+
+    @property
+    def current(self) -> int:
+        return self._current
+
+    @property
+    def resident_ranks(self) -> tuple[int, ...]:
+        with self._lock:
+            return tuple(sorted(self._entries))
+
+    @property
+    def resident_bytes(self) -> int:
+        with self._lock:
+            return sum(self._costs[rank] for rank in self._entries)
+
+    @property
+    def top_rank(self) -> int:
+        return max(self._fitting, default=min(self._costs))
+
+    def check(self, rank: int) -> int:
+        if type(rank) is int and rank in self._fitting:  # the common case, on every request that names a rank
+            return rank
+        rung = self._bundle.manifest.ladder.rung(rank)
+        if rung.rank not in self._fitting:
+            assert self._budget is not None
+            raise UsageError(
+                f"rank {rank} takes {self._costs[rung.rank] / MB:.2f} MB of weights, "
+                f"more than the memory budget of {self._budget / MB:.2f} MB",
+                f"the ranks {', '.join(map(str, self._fitting))} fit"
+                if self._fitting
+                else f"the smallest rung takes {min(self._costs.values()) / MB:.2f} MB: raise the budget to that",
+            )
+        return rung.rank
+
+    def lease(self, rank: int | None) -> Lease:
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise EngineError("the session was closed")
+                wanted = self._current if rank is None else rank
+                entry = self._entries.get(wanted)
+                if entry is not None:
+                    return self._use(entry)
+                pending = self._loading.get(wanted)
+                if pending is None:
+                    mine = self._loading[wanted] = Future()
+                    self._held_bytes += self._costs[wanted]
+                    victims = self._take_victims()
+            if pending is None:
+                self._free(victims)
+                return self._load(wanted, mine)
+            pending.result()  # another thread is loading it; afterwards look again, it may be gone already
+
+    def release(self, lease: Lease) -> None:
+        with self._lock:
+            lease.users -= 1
+            if lease.users or (not self._closed and (self._budget is None or self._held_bytes <= self._budget)):
+                return
+            victims = self._take_victims()
+        self._free_later(victims)
+
+    def make_current(self, rank: int) -> bool:
+        with self._lock:
+            entry = self._entries.get(rank)
+            if entry is None:
+                return False
+            self._current = rank
+            self._touch(entry)
+            victims = self._take_victims()
+        self._free_later(victims)
+        return True
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            victims = self._take_victims()
+        self._free(victims)
+
+    def _use(self, entry: Lease) -> Lease:
+        entry.users += 1
+        self._touch(entry)
+        return entry
+
+    def _touch(self, entry: Lease) -> None:
+        self._clock += 1
+        entry.last_used = self._clock
+
+    def _load(self, rank: int, pending: Future[None]) -> Lease:
+        """Load outside the lock; whoever waits for `pending` looks again when it is done."""
+        try:
+            graph = self._engine.load(self._bundle.file(self._bundle.graph(rank)))
+        except BaseException as error:
+            with self._lock:
+                del self._loading[rank]
+                self._held_bytes -= self._costs[rank]
+            pending.set_exception(error)
+            raise
+        entry = Lease(rank, graph)
+        with self._lock:
+            del self._loading[rank]
+            self._entries[rank] = entry
+            self._use(entry)
+        pending.set_result(None)
+        self._on_load(rank)
+        return entry
+
+    def _take_victims(self) -> list[Lease]:
+        """Forget, least recently used first, what the budget has no room for. The lock is held."""
+        victims: list[Lease] = []
+        for entry in sorted(self._entries.values(), key=lambda entry: entry.last_used):
+            over = self._closed or (self._budget is not None and self._held_bytes > self._budget)
+            if over and not entry.users and (self._closed or entry.rank != self._current):
+                del self._entries[entry.rank]
+                self._held_bytes -= self._costs[entry.rank]
+                victims.append(entry)
+        return victims
+
+    def _free(self, victims: list[Lease]) -> None:
+        for victim in victims:
+            victim.graph.close()
+            self._on_evict(victim.rank)
+
+    def _free_later(self, victims: list[Lease]) -> None:
+        if victims:
+            self._defer(lambda: self._free(victims))
+
+
+def _weight_bytes(bundle: Bundle, rank: int) -> int:
+    """What loading a rung costs; the size of all weights, an upper bound, where the manifest does not say."""
+    known = bundle.graph(rank).weight_bytes
+    if known is not None:
+        return known
+    return sum(artifact.size_bytes for artifact in bundle.manifest.artifacts if artifact.kind == "weights")

@@ -1,0 +1,27 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# Tests import in importlib mode, which puts no folder of theirs on the path; what they share lies in one.
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+from tiny_bundle import TinyModel, write_text_bundle, write_tiny_bundle
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path: Path) -> tuple[Path, TinyModel]:
+    """A bundle's folder and the same model in numpy; each test may damage its own."""
+    path = tmp_path / "tiny-bundle"
+    return path, write_tiny_bundle(path)
+
+
+@pytest.fixture
+def text_bundle(tmp_path: Path) -> tuple[Path, TinyModel]:
+    """A sentence encoder's bundle and the same model in numpy; each test may damage its own."""
+    path = tmp_path / "text-bundle"
+    return path, write_text_bundle(path)
