@@ -148,6 +148,11 @@ class EdgeSession:
         return self._store.current
 
     @property
+    def top_rank(self) -> int:
+        """The highest rank that this session serves: its highest rung within the memory budget, or R."""
+        return self._store.top_rank
+
+    @property
     def resident_ranks(self) -> tuple[int, ...]:
         """Ranks that answer without loading, lowest first."""
         return self._store.resident_ranks

@@ -1,0 +1,223 @@
+"""`nsn-edge run`: answer from a bundle, at a rank or at one chosen by policy."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+
+from nsn_edge.cli.common import emit, progress_bar, verb_options
+from nsn_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from nsn_edge.corpus import Passage
+    from nsn_edge.runtimes.session import EdgeSession
+
+_SHOWN_CHARS = 240
+
+
+@click.command(name="run")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--query", "queries", multiple=True, help="What to look for. Repeat it. Default: lines from stdin.")
+@click.option("--rank", type=int, help="Answer at this rank. Default: the top one.")
+@click.option("--flops", type=float, help="Answer at the best rank within this fraction of the dense linear FLOPs.")
+@click.option("--policy", type=click.Path(path_type=Path), help="Let this policy choose, from this device's sensors.")
+@click.option("--top-k", default=3, show_default=True, type=click.IntRange(1), help="How many passages to show.")
+@click.option(
+    "--texts",
+    type=click.Path(path_type=Path),
+    help="Search this file, a passage per line. Default: Python's documentation.",
+)
+@click.option("--index-rank", type=int, help="Embed the passages at this rank. Default: the top one.")
+@click.option("--inputs", type=click.Path(path_type=Path), help="Run these arrays (.npz) instead of a search.")
+@click.option("--outputs", type=click.Path(path_type=Path), help="With --inputs: save the outputs here (.npz).")
+@click.option(
+    "--form",
+    default="static",
+    show_default=True,
+    type=click.Choice(["static", "sliced", "masked"]),
+    help="static answers at the rungs, the others at any rank.",
+)
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(0), help="Per inference; 0: every core.")
+@click.option("--provider", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "tensorrt", "auto"]))
+@click.option("--memory-budget-mb", type=float, help="Weights that may stay in memory. Default: no limit.")
+@verb_options
+def command(
+    bundle: Path,
+    queries: tuple[str, ...],
+    rank: int | None,
+    flops: float | None,
+    policy: Path | None,
+    top_k: int,
+    texts: Path | None,
+    index_rank: int | None,
+    inputs: Path | None,
+    outputs: Path | None,
+    form: str,
+    threads: int,
+    provider: str,
+    memory_budget_mb: float | None,
+    as_json: bool,
+) -> None:
+    """Search Python's documentation (or your own texts) with the sentence encoder in BUNDLE.
+
+    Without --query, queries are read from stdin, one per line. A bundle of another kind runs with --inputs.
+    With --json there is one document per line and query.
+    """
+    from nsn_edge.runtimes.engines import OnnxRuntimeEngine
+    from nsn_edge.runtimes.session import EdgeSession
+
+    if sum(choice is not None for choice in (rank, flops, policy)) > 1:
+        raise UsageError("--rank, --flops and --policy each choose the rank", "give one of them")
+    if inputs is not None and (queries or texts):
+        raise UsageError("--inputs runs arrays, --query and --texts search", "give the ones or the others")
+    if outputs is not None and inputs is None:
+        raise UsageError("--outputs saves what --inputs gives", "give --inputs FILE.npz too")
+    engine = OnnxRuntimeEngine(threads=threads, provider=provider)
+    with EdgeSession.open(bundle, engine=engine, form=form, memory_budget_mb=memory_budget_mb) as session:
+        if flops is not None:
+            ladder = session.bundle.manifest.ladder
+            rank = ladder.rung_within(flops).rank if form == "static" else ladder.rank_for_fraction(flops)
+        if rank is not None:
+            session.switch(rank).result()
+        with _governed(session, policy):
+            if inputs is not None:
+                _run_arrays(session, inputs, outputs, as_json)
+            else:
+                _search(session, queries, texts, index_rank, top_k, as_json)
+
+
+@contextlib.contextmanager
+def _governed(session: EdgeSession, policy_file: Path | None) -> Iterator[None]:
+    """Let a policy choose the rank: once before the first answer, then every second."""
+    if policy_file is None:
+        yield
+        return
+    from nsn_edge.runtimes.governor import Governor
+    from nsn_edge.runtimes.policy import RungPolicy, load_policy
+    from nsn_edge.runtimes.telemetry import linux_telemetry
+
+    policy = RungPolicy(load_policy(policy_file), session.bundle.manifest.ladder)
+    governor = Governor(session, policy, linux_telemetry())
+    decision = governor.step()
+    session.switch(decision.rank).result()
+    click.echo(f"rank {decision.rank}: {decision.reason}", err=True)
+    with governor:
+        yield
+
+
+def _search(
+    session: EdgeSession,
+    queries: tuple[str, ...],
+    texts: Path | None,
+    index_rank: int | None,
+    top_k: int,
+    as_json: bool,
+) -> None:
+    from nsn_edge.corpus import documentation_corpus
+    from nsn_edge.runtimes.search import SearchIndex
+    from nsn_edge.runtimes.text import TextEmbedder
+
+    embedder = TextEmbedder(session)
+    passages = documentation_corpus().passages if texts is None else _passages(texts)
+    with progress_bar() as progress:
+        index = SearchIndex.build(embedder, passages, rank=index_rank, progress=progress)
+    for query in queries or _lines_of_stdin():
+        result = index.query(query, top_k=top_k)
+
+        def render(console: Console, result: Any = result) -> None:
+            console.print(f"[bold]{escape(result.query)}[/]  (rank {result.rank}, {result.latency_ms:.1f} ms)")
+            for hit in result.hits:
+                console.print(f"  {hit.score:.3f}  [bold]{escape(hit.passage.title)}[/]")
+                console.print(Padding(escape(_shortened(hit.passage.text)), (0, 0, 0, 9)))
+
+        emit(result.to_json(), render, as_json)
+
+
+def _run_arrays(session: EdgeSession, inputs: Path, outputs: Path | None, as_json: bool) -> None:
+    import numpy as np
+
+    from nsn_edge.atomic import atomic_write_bytes
+
+    answer = session.run(_load_arrays(inputs))
+    if outputs is not None:
+        buffer = io.BytesIO()
+        np.savez(buffer, **answer.outputs)  # type: ignore[arg-type]  # numpy's stub takes the names for its own flags
+        atomic_write_bytes(outputs, buffer.getvalue())
+    data = {
+        "schema_version": 1,
+        "kind": "run",
+        "rank": answer.rank,
+        "latency_ms": answer.latency_ms,
+        "outputs": {
+            name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in answer.outputs.items()
+        },
+        "saved_to": None if outputs is None else str(outputs),
+    }
+
+    def render(console: Console) -> None:
+        console.print(f"rank {answer.rank}, {answer.latency_ms:.1f} ms")
+        for name, array in answer.outputs.items():
+            console.print(f"  {escape(name)}  {array.dtype} {escape(str(list(array.shape)))}")
+        if outputs is not None:
+            console.print(f"saved to {outputs}")
+
+    emit(data, render, as_json)
+
+
+def _load_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of an .npz file. Nothing in it is unpickled."""
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise UsageError(f"{path} holds one unnamed array", "save it with numpy.savez(FILE, input_name=array)")
+            return {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}", "name an .npz file") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} is not an .npz file of plain arrays: {error}") from error
+
+
+def _passages(path: Path) -> tuple[Passage, ...]:
+    """A passage per line that is not empty, titled by its line number."""
+    from nsn_edge.corpus import Passage
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "name a text file") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    passages = tuple(Passage(f"line {n}", line.strip()) for n, line in enumerate(lines, start=1) if line.strip())
+    if not passages:
+        raise UsageError(f"{path} holds no text", "write one passage per line")
+    return passages
+
+
+def _lines_of_stdin() -> Iterator[str]:
+    """What is typed or piped, line by line, until the end of the input."""
+    prompt = "query> " if sys.stdin.isatty() else ""
+    while True:
+        if prompt:
+            click.echo(prompt, nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS].rsplit(" ", 1)[0] + " …"
