@@ -85,8 +85,8 @@ class SearchIndex:
         Args:
             embedder: embeds them, and later the queries.
             passages: at least one.
-            rank: to embed them at. None takes the session's top rank: passages are embedded once and searched often, so the
-                best embeddings pay, and one index serves queries of every rank.
+            rank: to embed them at. None takes the session's top rank: passages are embedded once and searched often, so
+                the best embeddings pay, and one index serves queries of every rank.
             progress: hears of the passages done.
 
         Raises:
