@@ -46,7 +46,6 @@ class Graph:
 class NestedNode:
     """A `NestedLinear` node, taken apart."""
 
-    node: ir.Node
     layer: str
     x: ir.Value
     a: ir.Value
@@ -63,15 +62,16 @@ def is_nested_linear(node: ir.Node) -> bool:
 
 def nested_nodes(model: ir.Model) -> list[NestedNode]:
     """Every `NestedLinear` node of a graph, in its order."""
-    return [_take_apart(node) for node in model.graph if is_nested_linear(node)]
+    return [take_apart(node) for node in model.graph if is_nested_linear(node)]
 
 
-def _take_apart(node: ir.Node) -> NestedNode:
+def take_apart(node: ir.Node) -> NestedNode:
+    """A `NestedLinear` node's parts, as they are now: another replacement may change its `x`."""
     x, a, b, bias, weight = node.inputs
     assert x is not None
     assert a is not None
     assert b is not None
-    return NestedNode(node, node.attributes["layer"].as_string(), x, a, b, bias, weight, node.outputs[0])
+    return NestedNode(node.attributes["layer"].as_string(), x, a, b, bias, weight, node.outputs[0])
 
 
 def _spec(value: ir.Value) -> TensorSpec:

@@ -93,7 +93,7 @@ class _RankInput:
 
 
 def _slice_rows(rewriter: Rewriter, tape: Tape, factor: ir.Value, rank: ir.Value) -> ir.Value:
-    start = rewriter.constant("rank.start", ir.Tensor(np.array([0], dtype=np.int64)))
+    zero = rewriter.constant("rank.zero", ir.Tensor(np.array([0], dtype=np.int64)))
     whole = rewriter.stored(name_of(factor), tensor_of(factor))
-    # The rows are axis 0, which is the default when axes are left out and one start is given.
-    return tape.op("Slice", [whole, start, rank])
+    # Rows, axis 0, from row 0. TensorRT's parser wants the axes spelled out.
+    return tape.op("Slice", [whole, zero, rank, zero])

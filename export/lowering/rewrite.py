@@ -9,7 +9,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 from onnx_ir.tape import Tape
 
 from nsn_edge.errors import ExportError
-from nsn_edge.export.graph import Graph, NestedNode, is_nested_linear, nested_nodes
+from nsn_edge.export.graph import Graph, NestedNode, is_nested_linear, take_apart
 from nsn_edge.export.weights import INLINE_LIMIT, WeightStore
 
 _IR_VERSION = 8
@@ -38,16 +38,15 @@ class Rewriter:
 
     def replace_all(self, build: Callable[[Rewriter, Tape, NestedNode], ir.Value]) -> None:
         """Replace each `NestedLinear` by the nodes that `build` puts on the tape; it returns their output."""
-        for nested in nested_nodes(self.model):
+        for node in [node for node in self.model.graph if is_nested_linear(node)]:
+            nested = take_apart(node)
             tape = Tape()
             y = build(self, tape, nested)
             old = nested.y
             y.shape, y.type = old.shape, old.type
             name, old.name = old.name, None
             y.name = name
-            ir.convenience.replace_nodes_and_values(
-                self.model.graph, nested.node, [nested.node], list(tape.nodes), [old], [y]
-            )
+            ir.convenience.replace_nodes_and_values(self.model.graph, node, [node], list(tape.nodes), [old], [y])
 
     def finish(self, name: str) -> ir.Model:
         """Drop what is unused, move the remaining large tensors into the store, and check the promises.
