@@ -55,7 +55,7 @@ def collect_covariances(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sums: dict[tuple[str, ...], _Sum] = {}
     total = len(batches) if isinstance(batches, Sequence) else 0
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for done, batch in enumerate(batches, start=1):
             for seen in _inputs_of(model, modules, _to_device(batch, device)):
                 sums.setdefault(tuple(seen.names), _Sum()).add(seen.rows)
@@ -187,7 +187,7 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Every module in evaluation mode; each one's own mode restored (`model.train()` would thaw what was frozen)."""
     before = {module: module.training for module in model.modules()}
     model.eval()
