@@ -24,6 +24,11 @@ INLINE_LIMIT = 128
 """Tensors of at most this many bytes (shapes, scalars) stay in the graph."""
 
 
+def shape_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """A tensor's sizes; data has no symbolic ones."""
+    return tuple(size for size in tensor.shape if isinstance(size, int))
+
+
 class WeightStore:
     """Appends tensors to `weights.bin` and hands out references to them. A context manager: it owns the file.
 
@@ -51,7 +56,7 @@ class WeightStore:
         Raises:
             ExportError: the name was used for a tensor of another shape or type.
         """
-        shape = tuple(int(size) for size in tensor.shape)
+        shape = shape_of(tensor)
         known = self._by_name.get(name)
         if known is not None:
             if known[1:] != (tensor.dtype, shape):

@@ -10,7 +10,7 @@ from onnx_ir.tape import Tape
 
 from nsn_edge.errors import ExportError
 from nsn_edge.export.graph import Graph, NestedNode, is_nested_linear, take_apart
-from nsn_edge.export.weights import INLINE_LIMIT, WeightStore
+from nsn_edge.export.weights import INLINE_LIMIT, WeightStore, shape_of
 
 _IR_VERSION = 8
 """Old enough for the onnxruntime and TensorRT of JetPack 5; nothing here needs a newer one."""
@@ -79,7 +79,7 @@ class Rewriter:
             self.model.graph.register_initializer(
                 ir.Value(
                     name=tensor.name,
-                    shape=ir.Shape(tensor.shape),
+                    shape=ir.Shape(shape_of(tensor)),
                     type=ir.TensorType(tensor.dtype),
                     const_value=tensor,
                 )

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from nsn_edge.errors import NsnEdgeError
+from nsn_edge.errors import NsnEdgeError, UsageError
 from nsn_edge.progress import Progress
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -39,6 +40,24 @@ def emit(data: Mapping[str, Any], render: Callable[[Console], None], as_json: bo
         click.echo(json.dumps(data, ensure_ascii=False, allow_nan=False))
     else:
         render(Console(width=None if sys.stdout.isatty() else _plain_width(), highlight=False))
+
+
+def read_texts(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file that are not blank.
+
+    Raises:
+        UsageError: the file is missing, not UTF-8 text, or blank.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text", "convert it, one text per line") from error
+    texts = [line for line in lines if line]
+    if not texts:
+        raise UsageError(f"{path} holds no text", "put one text on each line")
+    return texts
 
 
 @contextlib.contextmanager

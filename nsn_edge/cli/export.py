@@ -83,9 +83,8 @@ def command(
                 "original" if rung.dense else span,
             )
         console.print(table)
-        console.print(
-            f"{output}: {bundle.size_bytes / 1e6:.1f} MB, {len(data['files']) + 1} files, {seconds:.1f} s"  # type: ignore[arg-type]
-        )
+        files = len(bundle.manifest.artifacts) + 1
+        console.print(f"{output}: {bundle.size_bytes / 1e6:.1f} MB, {files} files, {seconds:.1f} s")
         console.print(f"next: nsn-edge verify {output} {checkpoint}")
 
     emit(data, render, as_json)
