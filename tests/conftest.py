@@ -6,11 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Tests import in importlib mode, which puts no folder of theirs on the path; what they share lies in one.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from tiny_bundle import TinyModel, write_text_bundle, write_tiny_bundle
+
+# Machines that run tests are busy: how long an example takes decides nothing.
+settings.register_profile("timeless", deadline=None)
+settings.load_profile("timeless")
 
 
 @pytest.fixture
