@@ -19,14 +19,17 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nsn_edge.errors import NsnEdgeError, RankError, UsageError
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ class RankCurve:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RankCurve:
         """The reverse of `to_json`."""
-        return cls(knots=tuple((int(k), int(r)) for k, r in data["knots"]), align=int(data["align"]))
+        knots = tuple((_exactly(int, k), _exactly(int, r)) for k, r in data["knots"])
+        return cls(knots=knots, align=_exactly(int, data["align"]))
 
 
 @dataclass(frozen=True)
@@ -315,24 +319,37 @@ class RankLadder:
         try:
             layers = tuple(
                 NestedLayer(
-                    name=str(item["name"]),
-                    d_in=int(item["d_in"]),
-                    d_out=int(item["d_out"]),
+                    name=_exactly(str, item["name"]),
+                    d_in=_exactly(int, item["d_in"]),
+                    d_out=_exactly(int, item["d_out"]),
                     curve=RankCurve.from_json(item["curve"]),
                 )
                 for item in data["layers"]
             )
             rungs = tuple(
                 Rung(
-                    rank=int(item["rank"]),
-                    dense=bool(item["dense"]),
-                    quality={str(k): float(v) for k, v in item["quality"].items()},
+                    rank=_exactly(int, item["rank"]),
+                    dense=_exactly(bool, item["dense"]),
+                    quality={name: _finite(value) for name, value in item["quality"].items()},
                 )
                 for item in data["rungs"]
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise NsnEdgeError(f"the ladder is not readable: {error!r}") from error
         return cls(layers=layers, rungs=rungs)
+
+
+def _exactly(kind: type[_Value], value: Any) -> _Value:
+    """A value of an exact JSON type: `bool("false")` is True and `int(1.9)` is 1, so nothing is converted."""
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is not of type {kind.__name__}")
+    return value
+
+
+def _finite(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is not a finite number")
+    return float(value)
 
 
 def check_rank(rank: int, max_rank: int) -> None:
