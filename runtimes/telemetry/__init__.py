@@ -1,0 +1,30 @@
+"""How the device is: battery, mains, heat.
+
+linux_telemetry()      batteries, mains and thermal zones of a Linux device
+load_trace(csv)        a recorded or scripted trace; ReplaySource(trace) plays it on a clock
+NoTelemetry()          a device without sensors
+Aged, Combined, Guarded    sources made of sources
+"""
+
+from nsn_edge.runtimes.telemetry.base import Clock, NoTelemetry, Reading, TelemetrySource
+from nsn_edge.runtimes.telemetry.battery import LinuxBattery
+from nsn_edge.runtimes.telemetry.combine import Aged, Combined, Guarded
+from nsn_edge.runtimes.telemetry.linux import linux_telemetry
+from nsn_edge.runtimes.telemetry.replay import ReplaySource, TelemetryTrace, load_trace
+from nsn_edge.runtimes.telemetry.thermal import LinuxThermal
+
+__all__ = [
+    "Aged",
+    "Clock",
+    "Combined",
+    "Guarded",
+    "LinuxBattery",
+    "LinuxThermal",
+    "NoTelemetry",
+    "Reading",
+    "ReplaySource",
+    "TelemetrySource",
+    "TelemetryTrace",
+    "linux_telemetry",
+    "load_trace",
+]
