@@ -14,12 +14,12 @@ import onnx_ir as ir
 
 from nsn_edge._version import __version__
 from nsn_edge.atomic import atomic_folder
-from nsn_edge.bundle import Artifact, Bundle, Manifest, is_bundle_folder
+from nsn_edge.bundle import Artifact, Bundle, Manifest, TensorSpec, is_bundle_folder
 from nsn_edge.bundle.manifest import GRAPH_FORMS
 from nsn_edge.bundle.store import sha256_of
-from nsn_edge.checkpoint import Checkpoint
+from nsn_edge.checkpoint import ASSET_NAMES, Checkpoint
 from nsn_edge.errors import UsageError
-from nsn_edge.export.graph import Graph
+from nsn_edge.export.graph import Graph, spec_of
 from nsn_edge.export.lowering import lower_masked, lower_sliced, lower_static
 from nsn_edge.export.trace import trace
 from nsn_edge.export.weights import WEIGHTS_NAME, WeightStore
@@ -28,6 +28,8 @@ from nsn_edge.progress import Progress, silent
 
 DEFAULT_FRACTIONS = (0.75, 0.5, 0.35, 0.25)
 """Rungs below the dense one, as fractions of the dense linear FLOPs."""
+
+CONFIG_NAME = "config.json"
 
 _TOOLS = ("torch", "transformers", "optimum-onnx", "onnx", "onnx-ir", "numpy")
 
@@ -93,15 +95,15 @@ def export_bundle(
         progress("trace", 0, 1)
         graph = graph or trace(checkpoint)
         progress("trace", 1, 1)
-        artifacts = _write_graphs(graph, ladder, config.forms, folder, progress)
+        artifacts, outputs = _write_graphs(graph, ladder, config.forms, folder, progress)
         artifacts += _copy_assets(checkpoint.assets, folder)
         manifest = Manifest(
             model=checkpoint.name,
             architecture=type(checkpoint.model).__name__,
             task=checkpoint.task,
             ladder=ladder,
-            inputs=graph.inputs,
-            outputs=graph.outputs,
+            inputs=tuple(spec_of(value) for value in graph.model.graph.inputs),
+            outputs=outputs,
             artifacts=tuple(artifacts),
             created_by={"nsn-edge": __version__, "python": platform.python_version(), **_versions()},
         )
@@ -111,7 +113,8 @@ def export_bundle(
 
 def _write_graphs(
     graph: Graph, ladder: RankLadder, forms: Sequence[str], folder: Path, progress: Progress
-) -> list[Artifact]:
+) -> tuple[list[Artifact], tuple[TensorSpec, ...]]:
+    """Lower and save every graph; return the files, and the outputs that all graphs share."""
     jobs: list[tuple[str, int | None, str]] = []
     for form in forms:
         if form == "static":
@@ -119,6 +122,7 @@ def _write_graphs(
         else:
             jobs.append((form, None, form))
     artifacts = []
+    outputs: tuple[TensorSpec, ...] = ()
     with WeightStore(folder) as store:
         for done, (form, rank, stem) in enumerate(jobs):
             progress("export", done, len(jobs))
@@ -127,11 +131,12 @@ def _write_graphs(
             else:
                 model = lower_sliced(graph, store) if form == "sliced" else lower_masked(graph, store)
             file = folder / f"{stem}.onnx"
+            outputs = tuple(spec_of(value) for value in model.graph.outputs)
             weight_bytes = _referenced_bytes(model)
             ir.save(model, file)
             artifacts.append(_artifact("graph", file, form=form, rank=rank, weight_bytes=weight_bytes))
     progress("export", len(jobs), len(jobs))
-    return [*artifacts, _artifact("weights", folder / WEIGHTS_NAME)]
+    return [*artifacts, _artifact("weights", folder / WEIGHTS_NAME)], outputs
 
 
 def _referenced_bytes(model: ir.Model) -> int:
@@ -149,11 +154,12 @@ def _copy_assets(assets: Path | None, folder: Path) -> list[Artifact]:
     """Tokenizer and model configuration, so that the device needs no hub."""
     if assets is None:
         return []
-    copied = []
-    for source in sorted(assets.iterdir()):
-        if source.is_file():
-            copied.append(_artifact("asset", Path(shutil.copyfile(source, folder / source.name))))
-    return copied
+    sources = [assets / name for name in sorted({CONFIG_NAME, *ASSET_NAMES})]
+    return [
+        _artifact("asset", Path(shutil.copyfile(source, folder / source.name)))
+        for source in sources
+        if source.is_file()
+    ]
 
 
 def _artifact(

@@ -31,16 +31,6 @@ class Graph:
     ladder: RankLadder
     """The layers that the nodes name."""
 
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The model's inputs."""
-        return tuple(_spec(value) for value in self.model.graph.inputs)
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The model's outputs."""
-        return tuple(_spec(value) for value in self.model.graph.outputs)
-
 
 @dataclass(frozen=True)
 class NestedNode:
@@ -74,7 +64,8 @@ def take_apart(node: ir.Node) -> NestedNode:
     return NestedNode(node.attributes["layer"].as_string(), x, a, b, bias, weight, node.outputs[0])
 
 
-def _spec(value: ir.Value) -> TensorSpec:
+def spec_of(value: ir.Value) -> TensorSpec:
+    """A graph's input or output as the manifest describes it."""
     assert value.name is not None
     assert value.dtype is not None
     assert value.shape is not None

@@ -20,8 +20,15 @@ from nsn_edge.errors import ExportError
 WEIGHTS_NAME = "weights.bin"
 PAGE = 4096
 _CACHE_LINE = 64
-INLINE_LIMIT = 128
-"""Tensors of at most this many bytes (shapes, scalars) stay in the graph."""
+_INLINE_LIMIT = 128
+_INLINE_INDEX_LIMIT = 1 << 16
+
+
+def belongs_in_store(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor goes to `weights.bin`. Scalars and shapes stay in the graph, and so do index tables of usual size:
+    shape inference reads the values of integers, and refuses external data there."""
+    limit = _INLINE_INDEX_LIMIT if tensor.dtype == ir.DataType.INT64 else _INLINE_LIMIT
+    return tensor.nbytes > limit
 
 
 def shape_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import onnx_ir as ir
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
+from onnx_ir.passes.common import (
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
+    ShapeInferencePass,
+)
 from onnx_ir.tape import Tape
 
 from nsn_edge.errors import ExportError
 from nsn_edge.export.graph import Graph, NestedNode, is_nested_linear, take_apart
-from nsn_edge.export.weights import INLINE_LIMIT, WeightStore, shape_of
+from nsn_edge.export.weights import WeightStore, belongs_in_store, shape_of
 
 _IR_VERSION = 8
 """Old enough for the onnxruntime and TensorRT of JetPack 5; nothing here needs a newer one."""
+
+_SCALAR_ELEMENTS = 16
+"""Constant nodes of fewer elements are left as they are."""
 
 
 class Rewriter:
@@ -31,7 +39,7 @@ class Rewriter:
 
     def constant(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         """An initializer that this lowering made up: in the graph when small, else in the store."""
-        if tensor.nbytes > INLINE_LIMIT:
+        if belongs_in_store(tensor):
             return self.stored(name, tensor)
         tensor.name = name
         return self._register(tensor)
@@ -57,17 +65,18 @@ class Rewriter:
         graph = self.model.graph
         graph.name = name
         RemoveUnusedNodesPass()(self.model)
-        LiftConstantsToInitializersPass(size_limit=INLINE_LIMIT)(self.model)
+        LiftConstantsToInitializersPass(size_limit=_SCALAR_ELEMENTS)(self.model)
         for value in list(graph.initializers.values()):
             tensor = value.const_value
             assert tensor is not None
-            if not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes > INLINE_LIMIT:
+            if not isinstance(tensor, ir.ExternalTensor) and belongs_in_store(tensor):
                 assert value.name is not None
                 self.store.add(value.name, tensor)
                 value.const_value = self.store.reference(value.name)
         if any(is_nested_linear(node) for node in graph):
             raise ExportError(f"the lowering {name!r} left a nested layer behind")
         RemoveUnusedOpsetsPass()(self.model)
+        _infer_output_shapes(self.model)
         self.model.ir_version = _IR_VERSION
         self.model.producer_name = "nsn-edge"
         return self.model
@@ -85,6 +94,22 @@ class Rewriter:
                 )
             )
         return initializers[tensor.name]
+
+
+def _infer_output_shapes(model: ir.Model) -> None:
+    """Replace the sizes of outputs that the tracer could not know (it invents names for them) by inferred numbers, and
+    drop what it wrote of the tensors between: every engine infers those itself."""
+    outputs = list(model.graph.outputs)
+    between = [value for node in model.graph for value in node.outputs if value not in outputs]
+    declared = [list(value.shape or ()) for value in outputs]
+    for value in (*outputs, *between):
+        value.shape = None
+    ShapeInferencePass()(model)
+    for value, before in zip(outputs, declared, strict=True):
+        after = before if value.shape is None else list(value.shape)
+        value.shape = ir.Shape([new if isinstance(new, int) else old for old, new in zip(before, after, strict=True)])
+    for value in between:
+        value.shape = value.type = None
 
 
 def tensor_of(value: ir.Value) -> ir.TensorProtocol:

@@ -33,6 +33,16 @@ def test_the_manifest_tells_what_is_there(bert_bundle: Bundle, bert_checkpoint: 
         assert (len(data), hashlib.sha256(data).hexdigest()) == (artifact.size_bytes, artifact.sha256)
 
 
+def test_inputs_and_outputs_keep_optimum_s_names_and_only_real_sizes_vary(bert_bundle: Bundle) -> None:
+    manifest = bert_bundle.manifest
+    assert [spec.name for spec in manifest.inputs] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert manifest.inputs[0].shape == ("batch_size", "sequence_length")
+    assert manifest.inputs[0].dtype == "int64"
+    (output,) = manifest.outputs
+    assert (output.name, output.dtype) == ("last_hidden_state", "float32")
+    assert output.shape == ("batch_size", "sequence_length", 32)
+
+
 def test_weights_are_stored_once_whatever_the_number_of_rungs(
     bert_checkpoint: Checkpoint, bert_graph: Graph, tmp_path: Path
 ) -> None:

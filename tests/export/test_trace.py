@@ -57,13 +57,6 @@ def test_factors_are_views_not_copies(bert_checkpoint: Checkpoint, bert_graph: G
     assert np.shares_memory(node.a.const_value.numpy(), layers[node.layer].A.detach().numpy())
 
 
-def test_inputs_and_outputs_keep_optimum_s_names(bert_graph: Graph) -> None:
-    assert [spec.name for spec in bert_graph.inputs] == ["input_ids", "attention_mask", "token_type_ids"]
-    assert bert_graph.inputs[0].shape == ("batch_size", "sequence_length")
-    assert bert_graph.inputs[0].dtype == "int64"
-    assert [spec.name for spec in bert_graph.outputs] == ["last_hidden_state"]
-
-
 def test_the_model_answers_as_before_after_a_trace() -> None:
     model = nested_module()
     x = torch.randn(3, 6)
