@@ -1,0 +1,14 @@
+"""What this device has for running, exporting and watching bundles, and what to install for what it lacks.
+
+diagnosis = examine()          reads files and package metadata; imports onnxruntime alone
+diagnosis.can_run              whether any engine here can run a bundle
+
+device    what is asked, replaceable       engines        engines and GPUs
+findings  what is answered                 surroundings   sensors, tools, the machine
+"""
+
+from nsn_edge.runtimes.doctor.device import Device
+from nsn_edge.runtimes.doctor.examine import examine
+from nsn_edge.runtimes.doctor.findings import Diagnosis, Finding, Status
+
+__all__ = ["Device", "Diagnosis", "Finding", "Status", "examine"]

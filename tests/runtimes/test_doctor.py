@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nsn_edge.runtimes.doctor import Device, Diagnosis, Finding, Status, examine
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+JETSON = {
+    "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic, EABI: aarch64\n",
+    "sys/firmware/devicetree/base/model": "NVIDIA Jetson Orin Nano Developer Kit\x00",
+    "sys/class/thermal/thermal_zone0/type": "tj-thermal\n",
+    "sys/class/thermal/thermal_zone0/temp": "51250\n",
+    "sys/class/thermal/thermal_zone0/trip_point_0_type": "passive\n",
+    "sys/class/thermal/thermal_zone0/trip_point_0_temp": "99000\n",
+    "sys/class/hwmon/hwmon3/name": "ina3221\n",
+    "sys/class/hwmon/hwmon3/in1_label": "VDD_IN\n",
+    "sys/class/hwmon/hwmon3/in1_input": "5000\n",
+    "sys/class/hwmon/hwmon3/curr1_input": "1200\n",
+    "sys/class/hwmon/hwmon3/in2_label": "NC\n",
+    "sys/class/hwmon/hwmon3/in3_label": "VDD_GPU\n",
+    "sys/class/hwmon/hwmon3/in3_input": "5000\n",
+    "sys/class/hwmon/hwmon3/curr3_input": "-8\n",
+    "proc/meminfo": "MemTotal: 7500000 kB\nMemAvailable: 600000 kB\n",
+}
+LAPTOP = {
+    "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14\n",
+    "proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA RTX A500\nGPU UUID: \t GPU-1234-secret\n",
+    "sys/class/power_supply/BAT0/type": "Battery\n",
+    "sys/class/power_supply/BAT0/capacity": "73\n",
+    "sys/class/power_supply/BAT0/status": "Discharging\n",
+    "sys/class/power_supply/BAT0/power_now": "8400000\n",
+}
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def device(root: Path, *packages: str, providers: Sequence[str] | Exception = (CPU,), **changes: object) -> Device:
+    def available() -> Sequence[str]:
+        if isinstance(providers, Exception):
+            raise providers
+        return providers
+
+    plain: dict[str, object] = {
+        "root": root,
+        "version_of": lambda name: "1.2.3" if name in packages else None,
+        "has_module": lambda name: False,
+        "providers": available,
+        "nvidia_smi": lambda: None,
+        "disk_free": lambda: 50_000_000_000,
+    }
+    return Device(**{**plain, **changes})  # type: ignore[arg-type]
+
+
+def named(diagnosis: Diagnosis, name: str) -> Finding:
+    (finding,) = [finding for finding in diagnosis.findings if finding.name == name]
+    return finding
+
+
+def test_a_bare_machine(tmp_path: Path) -> None:
+    diagnosis = examine(device(tmp_path, "onnxruntime"))
+    assert diagnosis.can_run
+    assert named(diagnosis, "onnxruntime").detail == "1.2.3"
+    assert named(diagnosis, CPU).status is Status.PRESENT
+    for name in (CUDA, "NVIDIA GPU", "Jetson", "battery", "temperature", "power rails", "memory"):
+        assert named(diagnosis, name).status is Status.ABSENT, name
+    assert named(diagnosis, "torch").install == "pip install 'nsn-edge[export]'"
+    assert named(diagnosis, "tokenizers").install == "pip install 'nsn-edge[ort]'"
+    # What would be of no use here is not recommended.
+    assert named(diagnosis, CUDA).install is None
+    assert named(diagnosis, "NVML bindings").install is None
+
+
+def test_a_jetson(tmp_path: Path) -> None:
+    diagnosis = examine(device(tree(tmp_path, JETSON), "onnxruntime", has_module=lambda name: name == "tensorrt"))
+    assert named(diagnosis, "Jetson").detail == "NVIDIA Jetson Orin Nano Developer Kit, L4T 36.4.3"
+    assert named(diagnosis, "temperature").detail == "51.2 °C, throttles at 99.0 °C"
+    assert named(diagnosis, "power rails").detail == "VDD_IN 6000 mW, VDD_GPU 0 mW"
+    assert named(diagnosis, "tensorrt").status is Status.PRESENT
+    assert "JetPack" in (named(diagnosis, CUDA).install or "")
+    assert named(diagnosis, "memory").status is Status.FAULTY
+    assert "little" in named(diagnosis, "memory").detail
+
+
+def test_a_laptop(tmp_path: Path) -> None:
+    diagnosis = examine(device(tree(tmp_path, LAPTOP), "onnxruntime"))
+    assert named(diagnosis, "NVIDIA GPU").detail == "NVIDIA RTX A500"
+    assert named(diagnosis, "battery").detail == "73 %"
+    assert named(diagnosis, "mains").detail == "on battery"
+    assert named(diagnosis, "battery power").detail == "8400 mW"
+    assert "ort-gpu" in (named(diagnosis, CUDA).install or "")
+    assert named(diagnosis, "NVML bindings").install == "pip install 'nsn-edge[nvml]'"
+    assert "secret" not in json.dumps(diagnosis.to_json())
+
+
+def test_nvidia_smi_lists_every_gpu(tmp_path: Path) -> None:
+    listed = "NVIDIA H100, 570.1, 81559 MiB\nNVIDIA H100, 570.1, 81559 MiB\n"
+    diagnosis = examine(device(tree(tmp_path, LAPTOP), "onnxruntime-gpu", nvidia_smi=lambda: listed))
+    gpus = [finding.detail for finding in diagnosis.findings if finding.name == "NVIDIA GPU"]
+    assert gpus == listed.splitlines()
+
+
+def test_a_gpu_build_without_a_gpu(tmp_path: Path) -> None:
+    diagnosis = examine(device(tmp_path, "onnxruntime-gpu", providers=(CUDA, CPU)))
+    assert named(diagnosis, CUDA).status is Status.FAULTY
+    assert "no NVIDIA GPU" in named(diagnosis, CUDA).detail
+    assert diagnosis.can_run
+
+
+def test_without_an_engine(tmp_path: Path) -> None:
+    diagnosis = examine(device(tmp_path, providers=ImportError("No module named 'onnxruntime'")))
+    assert not diagnosis.can_run
+    engine = named(diagnosis, "onnxruntime")
+    assert (engine.status, engine.install) == (Status.ABSENT, "pip install 'nsn-edge[ort]'")
+
+
+@pytest.mark.parametrize("error", [ImportError("libstdc++.so.6"), AttributeError("_ARRAY_API not found")])
+def test_a_broken_engine(tmp_path: Path, error: Exception) -> None:
+    diagnosis = examine(device(tmp_path, "onnxruntime", providers=error))
+    assert not diagnosis.can_run
+    engine = named(diagnosis, "onnxruntime")
+    assert engine.status is Status.FAULTY
+    assert str(error) in engine.detail
+
+
+@pytest.mark.parametrize("name", ["version_of", "has_module", "providers", "nvidia_smi", "disk_free"])
+def test_any_fault_is_survived(tmp_path: Path, name: str) -> None:
+    def fail(*arguments: object) -> object:
+        raise OSError("the device\nis gone")
+
+    diagnosis = examine(replace(device(tmp_path, "onnxruntime"), **{name: fail}))
+    faulty = [finding for finding in diagnosis.findings if finding.status is Status.FAULTY]
+    assert faulty
+    assert all("OSError: the device is gone" in finding.detail for finding in faulty)
+    assert {finding.area for finding in diagnosis.findings} == {"engines", "gpus", "sensors", "tools", "machine"}
+
+
+def test_sensors_that_do_not_answer(tmp_path: Path) -> None:
+    tree(tmp_path, JETSON)
+    gated = tmp_path / "sys/class/thermal/thermal_zone0/temp"
+    gated.unlink()
+    os.mkfifo(gated)
+    (tmp_path / "sys/class/hwmon/hwmon3/curr1_input").unlink()
+    keeper = os.open(gated, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        diagnosis = examine(device(tmp_path, "onnxruntime"))
+    finally:
+        os.close(keeper)
+    assert named(diagnosis, "temperature").status is Status.ABSENT
+    assert named(diagnosis, "power rails").detail == "VDD_IN no answer, VDD_GPU 0 mW"
+
+
+def test_a_driver_without_a_gpu(tmp_path: Path) -> None:
+    tree(tmp_path, {"proc/driver/nvidia/version": "NVRM version: 550\n"})
+    assert named(examine(device(tmp_path, "onnxruntime")), "NVIDIA GPU").status is Status.FAULTY
+
+
+def test_this_machine_and_its_json() -> None:
+    data = json.loads(json.dumps(examine().to_json(), allow_nan=False))
+    assert (data["schema_version"], data["kind"]) == (1, "doctor")
+    assert data["can_run"] is True  # the tests need onnxruntime too
+    for finding in data["findings"]:
+        assert set(finding) == {"area", "name", "status", "detail", "gives", "install"}
+        assert finding["status"] in {"present", "absent", "faulty"}
+        assert finding["detail"]
