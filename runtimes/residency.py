@@ -141,11 +141,11 @@ class RungStore:
         if rung.rank not in self._fitting:
             assert self._budget is not None
             raise UsageError(
-                f"rank {rank} takes {self._costs[rung.rank] / MB:.2f} MB of weights, "
-                f"more than the memory budget of {self._budget / MB:.2f} MB",
-                f"the ranks {', '.join(map(str, self._fitting))} fit"
+                f"rank {rank} takes {self._costs[rung.rank] / MB:.4g} MB of weights, "
+                f"more than the memory budget of {self._budget / MB:.4g} MB",
+                f"within it fit: {', '.join(map(str, self._fitting))}"
                 if self._fitting
-                else f"the smallest rung takes {min(self._costs.values()) / MB:.2f} MB: raise the budget to that",
+                else f"the smallest rung takes {min(self._costs.values()) / MB:.4g} MB: raise the budget to that",
             )
         return rung.rank
 

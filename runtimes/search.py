@@ -1,7 +1,12 @@
 """Semantic search: which passages mean what a query asks, by cosine similarity of embeddings.
 
 The passages are embedded once, at the top rung by default; a query may be answered at any rank against them, as the
-embeddings of all rungs live in one space. See `SearchIndex.build` for when to index at the query's own rank instead.
+embeddings of all rungs live in one space.
+
+Which rank to index at? Measured with MiniLM cut without training, 504 passages, queries at 25 % / 50 % of linear FLOPs:
+for 20 short questions an index at the top rung gives the first hit of the full model in 70 % / 95 % of cases, one at
+the query's own rank in 45 % / 80 %. For whole sentences of the passages it is the other way round: the right passage
+comes first in 38 % / 69 % of cases against 54 % / 69 % (72 % at full power).
 """
 
 from __future__ import annotations

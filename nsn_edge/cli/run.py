@@ -106,8 +106,8 @@ def _governed(session: EdgeSession, policy_file: Path | None) -> Iterator[None]:
     from nsn_edge.runtimes.telemetry import linux_telemetry
 
     policy = RungPolicy(load_policy(policy_file), session.bundle.manifest.ladder)
-    governor = Governor(session, policy, linux_telemetry())
-    decision = governor.step()
+    governor = Governor(linux_telemetry(), policy, session)
+    decision = governor.tick()
     session.switch(decision.rank).result()
     click.echo(f"rank {decision.rank}: {decision.reason}", err=True)
     with governor:
@@ -180,10 +180,11 @@ def _load_arrays(path: Path) -> dict[str, Any]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UsageError(f"{path} holds one unnamed array", "save it with numpy.savez(FILE, input_name=array)")
-            return {name: archive[name] for name in archive.files}
+        # From memory: numpy leaves the file open when the archive is damaged.
+        archive = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise UsageError(f"{path} holds one unnamed array", "save it with numpy.savez(FILE, input_name=array)")
+        return {name: archive[name] for name in archive.files}
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}", "name an .npz file") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -45,6 +45,11 @@ class Engine(Protocol):
     def name(self) -> str:
         """For people and results, for example `onnxruntime-cpu`."""
 
+    @property
+    def owns_threads(self) -> bool:
+        """Whether loaded graphs run on threads that `load` started rather than on the caller's. Such threads inherit
+        the loader's priority for good, so their background loads cannot be made to give way to requests."""
+
     def load(self, graph_path: Path) -> LoadedGraph:
         """Load a graph whose weights may lie in other files beside it.
 

@@ -51,6 +51,11 @@ class FaultyEngine:
         """The inner engine's name, marked."""
         return f"faulty-{self.engine.name}"
 
+    @property
+    def owns_threads(self) -> bool:
+        """As the inner engine."""
+        return self.engine.owns_threads
+
     def load(self, graph_path: Path) -> LoadedGraph:
         """Run the hook, then load."""
         self.before_load(graph_path)

@@ -60,6 +60,11 @@ class OnnxRuntimeEngine:
         """`onnxruntime-` and the provider."""
         return f"onnxruntime-{self.provider}"
 
+    @property
+    def owns_threads(self) -> bool:
+        """False for one thread on the CPU: then the caller's thread does everything."""
+        return self.threads != 1 or self.provider != "cpu"
+
     def load(self, graph_path: Path) -> LoadedGraph:
         """Load a graph by its path.
 
