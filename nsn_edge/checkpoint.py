@@ -321,7 +321,9 @@ def _fill(model: nn.Module, file: Path) -> None:
     state: dict[str, Tensor] = {}
     for first, group in groups:
         # One object under all its names: `assign` then leaves tied tensors tied.
-        is_parameter = isinstance(current[first], nn.Parameter)
-        tensor = nn.Parameter(stored[first], requires_grad=False) if is_parameter else stored[first]
+        # A copy: the file's tensors are mapped at odd addresses, where BLAS rounds differently, and die with the file.
+        tensor = stored.pop(first).clone()
+        if isinstance(current[first], nn.Parameter):
+            tensor = nn.Parameter(tensor, requires_grad=False)
         state.update(dict.fromkeys(group, tensor))
     model.load_state_dict(state, strict=True, assign=True)

@@ -150,7 +150,7 @@ def _layers_to_cut(model: nn.Module, filter_fn: ModuleFilter) -> dict[str, nn.Mo
             f"the model is itself a single {type(model).__name__}", "wrap it: nn.Sequential(layer)"
         )
     for name, module in model.named_modules():
-        inside = [fqn for fqn in layers if fqn.startswith(f"{name}.")]
+        inside = [fqn for fqn in layers if fqn.startswith(f"{name}." if name else "")]
         if inside and isinstance(module, _READS_WEIGHTS_DIRECTLY):
             raise UnsupportedModelError(
                 f"layer {inside[0]!r} cannot be cut: {type(module).__name__} reads its weight without calling it",
@@ -171,7 +171,13 @@ def _check_covariances(layers: Mapping[str, nn.Module], covariances: Mapping[str
             "collect_covariances(model, batches, filter_fn), or NSNConfig(method='svd')",
         )
     assert covariances is not None
-    for name in layers:
+    for name, module in layers.items():
+        d_in, features = _sizes(module, name)[0], covariances[name].total.shape[0]
+        if features != d_in:
+            raise UsageError(
+                f"the input covariance of {name!r} is of {features} features, and the layer takes {d_in}",
+                "calibrate this very model",
+            )
         if not bool(torch.isfinite(covariances[name].total).all()):
             raise NsnEdgeError(
                 f"the input covariance of {name!r} holds NaN or infinity", "calibrate in fp32, on other text"
