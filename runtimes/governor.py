@@ -1,9 +1,11 @@
-"""Keep a session at the rung that a policy chooses from telemetry, while requests run.
+"""The loop of a real application: read the device, ask the policy, switch the session.
 
-    with Governor(session, RungPolicy(load_policy("policy.toml"), ladder), linux_telemetry()):
-        ...                                     # read -> decide -> switch, every second, in the background
+    with EdgeSession.open(bundle) as session:
+        policy = RungPolicy(load_policy("policy.toml"), session.bundle.manifest.ladder)
+        with Governor(linux_telemetry(), policy, session):
+            serve(session)                      # the rank follows battery and heat, in the background
 
-`step` does it once, for programs that have their own loop or clock.
+An application with a loop of its own calls `tick()` instead of entering the context.
 """
 
 from __future__ import annotations
@@ -11,79 +13,152 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from concurrent.futures import Future
 from types import TracebackType
+from typing import Any, Protocol
 
 from nsn_edge.errors import NsnEdgeError, UsageError
-from nsn_edge.runtimes.policy import Decision, PolicyState, RankPolicy
-from nsn_edge.runtimes.session import EdgeSession
-from nsn_edge.runtimes.telemetry import Reading, TelemetrySource
+from nsn_edge.runtimes.policy.base import Decision, PolicyState, RankPolicy
+from nsn_edge.runtimes.telemetry.base import Clock, TelemetrySource
+from nsn_edge.runtimes.telemetry.combine import Aged
 
-_log = logging.getLogger("nsn_edge.runtimes")
+_log = logging.getLogger(__name__)
+
+
+class Switchable(Protocol):
+    """What a governor moves: an `EdgeSession`, or a test's own."""
+
+    def switch(self, rank: int) -> Future[Any]:
+        """Ask for a rung without blocking; the future raises what the loading raised."""
+        ...
 
 
 class Governor:
-    """Reads, decides and switches. A context manager: the background thread lives as long as the block."""
+    """Keeps a session at the rung that the policy wants. Outlives every fault of sensors, policy and loading: each is
+    logged when it begins, and the session stays at its rung."""
 
     def __init__(
-        self, session: EdgeSession, policy: RankPolicy, source: TelemetrySource, interval_s: float = 1.0
+        self,
+        source: TelemetrySource,
+        policy: RankPolicy,
+        session: Switchable,
+        *,
+        interval_s: float = 1.0,
+        max_age_s: float = 10.0,
+        retry_after_s: float = 30.0,
+        clock: Clock = time.monotonic,
     ) -> None:
         """
         Args:
-            session: to be kept at the right rung; it stays the caller's to close.
-            policy: decides.
-            source: of readings; one that raises counts as knowing nothing.
-            interval_s: between two decisions of the background thread.
+            source: on the same clock; it is aged here, and may raise.
+            policy: bound to the session's ladder.
+            session: stays the caller's to close, after this governor.
+            interval_s: between the ticks of the background thread.
+            max_age_s: how long the last value of a silent sensor may be used.
+            retry_after_s: when a rung that could not be loaded is tried again.
+            clock: monotonic seconds.
 
         Raises:
-            UsageError: the interval is not positive.
+            UsageError: `interval_s` is not positive, or `max_age_s` is negative.
         """
-        if not interval_s > 0:
-            raise UsageError(f"the interval between decisions is a positive number of seconds, not {interval_s}")
-        self.session = session
+        if not interval_s > 0.0:
+            raise UsageError(f"the interval of a governor is a positive number of seconds, not {interval_s}")
+        self._source = Aged(source, max_age_s, clock)
         self._policy = policy
-        self._source = source
+        self._session = session
         self._interval_s = interval_s
+        self._retry_after_s = retry_after_s
+        self._clock = clock
+        self._lock = threading.Lock()
         self._state = PolicyState()
+        self._decision: Decision | None = None
+        self._asked_rank: int | None = None
+        self._asked: Future[Any] | None = None
+        self._failed: tuple[int, float] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def step(self) -> Decision:
-        """One reading, one decision, and a switch if the session is elsewhere. Waits for nothing but the sensors; a
-        rung that failed to load is asked for again at the next step. One thread at a time may call it.
+    @property
+    def decision(self) -> Decision | None:
+        """The last decision, for a dashboard; None before the first tick."""
+        return self._decision
+
+    def tick(self) -> Decision:
+        """Read, decide, and ask for the switch if the rank changed. Never waits for a load.
 
         Raises:
-            UsageError: the policy chose a rung that does not fit the session's memory budget.
-            EngineError: the session is closed.
+            Exception: the policy raised. Sensors and sessions do not raise through here.
         """
-        decision = self._policy.decide(self._read(), self._state)
-        self._state = decision.state
-        if decision.rank != self.session.rank:
-            self.session.switch(decision.rank)
-        return decision
+        with self._lock:
+            decision = self._policy.decide(self._source.read(), self._state)
+            self._state = decision.state
+            self._decision = decision
+            self._look_after_last_switch()
+            if decision.rank != self._asked_rank and not self._failed_lately(decision.rank):
+                self._ask(decision)
+            return decision
+
+    def start(self) -> None:
+        """Tick in a background thread until `close`. A second call does nothing."""
+        if self._thread is None:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._loop, name="nsn-edge-governor", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread and wait for the tick under way. The session keeps its rung."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def __enter__(self) -> Governor:
-        self._thread = threading.Thread(target=self._run, name="nsn-edge-governor", daemon=True)
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        self.close()
 
-    def _run(self) -> None:
+    def _loop(self) -> None:
+        failing = False
         while not self._stop.is_set():
             try:
-                self.step()
-            except NsnEdgeError as error:
-                _log.warning("the rung stays as it is: %s", error)
+                self.tick()
+                failing = False
+            except Exception:  # an application's own policy may raise; the device must go on
+                if not failing:
+                    _log.exception("the policy failed, the rank stays")
+                failing = True
             self._stop.wait(self._interval_s)
 
-    def _read(self) -> Reading:
+    def _ask(self, decision: Decision) -> None:
+        _log.info("rank %s -> %d: %s", self._asked_rank, decision.rank, decision.reason)
+        self._asked_rank = decision.rank
         try:
-            return self._source.read()
-        except Exception:
-            _log.exception("a telemetry source failed; its reading counts as unknown")
-            return Reading(time.monotonic())
+            self._asked = self._session.switch(decision.rank)
+        except Exception as error:
+            self._note_failure(decision.rank, error)
+
+    def _look_after_last_switch(self) -> None:
+        """Find out whether the rung asked for could be loaded."""
+        if self._asked is None or self._asked_rank is None or not self._asked.done():
+            return
+        asked, self._asked = self._asked, None
+        error = None if asked.cancelled() else asked.exception()
+        if error is not None:
+            self._note_failure(self._asked_rank, error)
+
+    def _note_failure(self, rank: int, error: BaseException) -> None:
+        words = error.message if isinstance(error, NsnEdgeError) else repr(error)
+        _log.warning("the session stays at its rung, rank %d cannot be loaded: %s", rank, words)
+        self._failed = rank, self._clock()
+        self._asked_rank = None
+
+    def _failed_lately(self, rank: int) -> bool:
+        return (
+            self._failed is not None
+            and rank == self._failed[0]
+            and self._clock() - self._failed[1] < self._retry_after_s
+        )
