@@ -106,7 +106,7 @@ def render(console: Console, profile: Profile) -> None:
             f"{rung.rank} (dense)" if rung.dense else str(rung.rank),
             f"{rung.flops_fraction:.1%}",
             *(_ms(value) for value in (latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms)),
-            f"{_ms(latency.mean_ms)} ± {_ms(latency.std_ms)}",
+            f"{_ms(latency.mean_ms)} ± {latency.std_ms:.{_decimals(latency.mean_ms)}f}",
             f"{latency.cv:.1%}",
             "–" if relative is None else f"{relative:.2f}",
             _ms(rung.load_ms),
@@ -127,7 +127,12 @@ def render(console: Console, profile: Profile) -> None:
 
 
 def _ms(value: float) -> str:
-    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
+    return f"{value:.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    """Three significant digits, more or less."""
+    return 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
 
 
 def _sizes(dimensions: tuple[str, ...]) -> dict[str, int]:
