@@ -20,7 +20,7 @@ from nsn_edge.pretrained import MINILM, Pretrained, load_pretrained
 from nsn_edge.progress import Progress, silent
 
 # Measured on MiniLM, packaged text: Spearman on held-out sentences at 50 % of the linear FLOPs is 0.824 with 100
-# sentences, 0.835 with 300, 0.843 with 600 (16,300 tokens), 0.846 with all 1,083; 600 take about 15 s on two cores.
+# sentences, 0.835 with 300, 0.843 with 600 (16,300 tokens), 0.846 with all 1,083; 500 took 8 s on two cores.
 DEFAULT_SENTENCES = 600
 
 _LONGEST = 512  # tokens; longer calibration texts tell no more about a layer's inputs and cost quadratic attention

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from nsn_edge.adaptation import DEFAULT_SENTENCES
 from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.cli import main
+from nsn_edge.cli.adapt import command
 from nsn_edge.cli.common import run_main
+from nsn_edge.convert import METHODS
+from nsn_edge.pretrained import MINILM, MODEL_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,17 @@ def test_a_table_for_people(model: Path, text: Path, tmp_path: Path, capsys: pyt
     assert "6 layers cut" in output
     assert "50%" in output
     assert f"next: nsn-edge export {tmp_path / 'ck'}" in output.replace("\n", "")
+
+
+def test_the_options_are_those_of_the_library() -> None:
+    """They are spelled out in the verb so that `--help` does not import torch."""
+    parameters = {parameter.name: parameter for parameter in command.params}
+    assert parameters["sentences"].default == DEFAULT_SENTENCES
+    assert parameters["model"].default == MINILM
+    for name, choices in (("method", METHODS), ("task", MODEL_CLASSES)):
+        kind = parameters[name].type
+        assert isinstance(kind, click.Choice)
+        assert list(kind.choices) == list(choices)
 
 
 def test_plain_svd_needs_no_text(model: Path, tmp_path: Path) -> None:
