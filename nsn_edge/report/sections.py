@@ -48,7 +48,7 @@ def latency_section(profile: ProfileView, metric: str | None, colours: RungColou
     numbers = ("FLOPs", "p50 ms", "× dense", *quality, "p90 ms", "p99 ms", "mean ± std ms", "load ms")
     header = [
         el("th", "Rung", scope="col"),
-        el("th", "Median latency", scope="col", class_="m"),
+        el("th", "Median latency", scope="col", class_="m bar"),
         *(el("th", name, scope="col", class_="n") for name in numbers),
     ]
     conditions = ", ".join(
@@ -177,7 +177,7 @@ def _switch_table(simulation: SimulationView, colours: RungColours) -> Markup:
     header = [
         el("th", "No.", scope="col", class_="n"),
         el("th", "Time", scope="col", class_="n"),
-        el("th", "From", scope="col"),
+        el("th", "From", scope="col", class_="m"),
         el("th", "To", scope="col"),
         el("th", "Why", scope="col"),
     ]
@@ -187,7 +187,7 @@ def _switch_table(simulation: SimulationView, colours: RungColours) -> Markup:
             "tr",
             el("td", str(index), class_="n"),
             el("td", _clock(switch.time_s), class_="n"),
-            el("td", rung_name(switch.from_rank, labels.get(switch.from_rank, "?"), colours), class_="r"),
+            el("td", rung_name(switch.from_rank, labels.get(switch.from_rank, "?"), colours), class_="m r"),
             el("td", rung_name(switch.to_rank, labels.get(switch.to_rank, "?"), colours), class_="r"),
             el("td", switch.reason),
         )

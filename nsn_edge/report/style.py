@@ -25,13 +25,14 @@ p{margin:0 0 12px;max-width:46em}
 .kicker{color:var(--soft);font-size:.875rem;margin:0 0 8px}
 .soft{color:var(--soft)}
 .small{font-size:.875rem}
-.facts{list-style:none;margin:20px 0 0;padding:0;display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));
-gap:1px;background:var(--line);border:1px solid var(--line)}
-.facts li{background:var(--paper);padding:12px 16px;font-size:.875rem;color:var(--soft)}
+.facts{list-style:none;margin:20px 0 0;padding:0;display:grid;gap:1px;
+grid-template-columns:repeat(auto-fit,minmax(170px,1fr))}
+.facts li{box-shadow:0 0 0 1px var(--line);padding:12px 16px;font-size:.875rem;color:var(--soft)}
 .facts b{display:block;font-size:1.2rem;color:var(--ink);font-variant-numeric:tabular-nums}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:24px 40px;margin-top:16px}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,310px),1fr));gap:24px 40px;margin-top:16px}
 .pair>*{min-width:0}
 figure{margin:0}
+.pair>figure{max-width:540px}
 figcaption{font-size:.875rem;color:var(--soft);max-width:46em}
 svg{display:block;width:100%;height:auto;overflow:visible}
 svg text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif;fill:var(--ink);
@@ -59,7 +60,7 @@ th,td{padding:7px 16px 7px 0;text-align:left;vertical-align:top;border-bottom:1p
 thead th{color:var(--soft);font-weight:500;vertical-align:bottom;border-bottom-color:var(--soft)}
 th.n,td.n{text-align:right}
 td.n{white-space:nowrap}
-th.m{width:24%}
+th.bar{width:24%}
 tbody th,td.r{font-weight:600;white-space:nowrap}
 .meter{display:block;height:10px;margin-top:7px;background:var(--wash)}
 .meter i{display:block;height:100%}
@@ -75,7 +76,8 @@ tbody th,td.r{font-weight:600;white-space:nowrap}
 .hits b{overflow-wrap:anywhere}
 .bars{display:grid;grid-template-columns:max-content 1fr;gap:8px 14px;align-items:center;margin-top:12px;
 font-size:.9rem}
-.bars .bar{display:flex;align-items:center;gap:10px;white-space:nowrap}
+.bars .bar{display:flex;align-items:center;gap:10px}
+.bars strong{white-space:nowrap}
 .bars .lane{flex:none;height:14px}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 20px;margin:12px 0 0;font-size:.9rem}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
