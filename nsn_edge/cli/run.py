@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
-from nsn_edge.cli.common import emit, progress_bar, verb_options
+from nsn_edge.cli.common import emit, progress_bar, read_texts, verb_options
 from nsn_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _search(
             console.print(f"[bold]{escape(result.query)}[/]  (rank {result.rank}, {result.latency_ms:.1f} ms)")
             for hit in result.hits:
                 console.print(f"  {hit.score:.3f}  [bold]{escape(hit.passage.title)}[/]")
-                console.print(Padding(escape(_shortened(hit.passage.text)), (0, 0, 0, 9)))
+                console.print(Padding(escape(_shortened(hit.passage.text)), (0, 0, 0, 9), expand=False))
 
         emit(result.to_json(), render, as_json)
 
@@ -192,19 +192,10 @@ def _load_arrays(path: Path) -> dict[str, Any]:
 
 
 def _passages(path: Path) -> tuple[Passage, ...]:
-    """A passage per line that is not empty, titled by its line number."""
+    """A passage per line of text, titled by its number."""
     from nsn_edge.corpus import Passage
 
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "name a text file") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    passages = tuple(Passage(f"line {n}", line.strip()) for n, line in enumerate(lines, start=1) if line.strip())
-    if not passages:
-        raise UsageError(f"{path} holds no text", "write one passage per line")
-    return passages
+    return tuple(Passage(f"text {number}", text) for number, text in enumerate(read_texts(path), start=1))
 
 
 def _lines_of_stdin() -> Iterator[str]:

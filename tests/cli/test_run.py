@@ -39,7 +39,7 @@ def test_a_query_finds_its_passage(text_bundle: TinyBundle, texts: Path, capsys:
     assert (found["schema_version"], found["kind"], found["rank"]) == (1, "search", 5)
     assert len(found["results"]) == 2
     assert found["results"][0]["text"] == "a file opens"
-    assert found["results"][0]["title"] == "line 3"
+    assert found["results"][0]["title"] == "text 2"
     assert run(*arguments) == 0
     shown = capsys.readouterr().out
     assert "a file opens" in shown
