@@ -25,8 +25,8 @@ _INLINE_INDEX_LIMIT = 1 << 16
 
 
 def belongs_in_store(tensor: ir.TensorProtocol) -> bool:
-    """Whether a tensor goes to `weights.bin`. Scalars and shapes stay in the graph, and so do index tables of usual size:
-    shape inference reads the values of integers, and refuses external data there."""
+    """Whether a tensor goes to `weights.bin`. Scalars and shapes stay in the graph, and so do index tables of usual
+    size: shape inference reads the values of integers, and refuses external data there."""
     limit = _INLINE_INDEX_LIMIT if tensor.dtype == ir.DataType.INT64 else _INLINE_LIMIT
     return tensor.nbytes > limit
 

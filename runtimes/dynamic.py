@@ -51,6 +51,9 @@ class RankInputStore:
     def top_rank(self) -> int:
         return self._max_rank
 
+    def serves(self, rung_rank: int) -> bool:
+        return True
+
     def check(self, rank: int) -> int:
         check_rank(rank, self._max_rank)
         return int(rank)

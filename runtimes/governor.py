@@ -1,7 +1,7 @@
 """The loop of a real application: read the device, ask the policy, switch the session.
 
     with EdgeSession.open(bundle) as session:
-        policy = RungPolicy(load_policy("policy.toml"), session.bundle.manifest.ladder)
+        policy = RungPolicy(load_policy("policy.toml"), session.ladder)
         with Governor(linux_telemetry(), policy, session):
             serve(session)                      # the rank follows battery and heat, in the background
 

@@ -53,6 +53,9 @@ class GraphStore(Protocol):
     def top_rank(self) -> int:
         """The highest rank that `check` accepts."""
 
+    def serves(self, rung_rank: int) -> bool:
+        """Whether the rung at a rank fits the memory budget."""
+
     def check(self, rank: int) -> int:
         """Refuse a rank that this store can never serve.
 
@@ -133,6 +136,9 @@ class RungStore:
     @property
     def top_rank(self) -> int:
         return max(self._fitting, default=min(self._costs))
+
+    def serves(self, rung_rank: int) -> bool:
+        return rung_rank in self._fitting
 
     def check(self, rank: int) -> int:
         if type(rank) is int and rank in self._fitting:  # the common case, on every request that names a rank

@@ -19,13 +19,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from nsn_edge.bundle import Bundle
 from nsn_edge.bundle.manifest import GRAPH_FORMS
 from nsn_edge.errors import EngineError, UsageError
+from nsn_edge.ladder import RankLadder
 from nsn_edge.runtimes.dynamic import RankInputStore
 from nsn_edge.runtimes.engines import Array, Engine, OnnxRuntimeEngine
 from nsn_edge.runtimes.events import (
@@ -160,6 +161,12 @@ class EdgeSession:
     def top_rank(self) -> int:
         """The highest rank that this session serves: its highest rung within the memory budget, or R."""
         return self._store.top_rank
+
+    @property
+    def ladder(self) -> RankLadder:
+        """The bundle's ladder with the rungs that fit the memory budget: what a policy for this session chooses from."""
+        ladder = self.bundle.manifest.ladder
+        return replace(ladder, rungs=tuple(rung for rung in ladder.rungs if self._store.serves(rung.rank)))
 
     @property
     def resident_ranks(self) -> tuple[int, ...]:

@@ -16,26 +16,47 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
+from nsn_edge.atomic import atomic_write_bytes
 from nsn_edge.errors import NsnEdgeError, UsageError
 from nsn_edge.progress import Progress
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_JSON_FILE = "nsn_edge.json_file"
 
 INTERRUPTED = 130
 """The shell's code for a command that Ctrl-C ended."""
 
 
 def verb_options(function: _Command) -> _Command:
-    """Add `--json` (keyword `as_json`) and `--debug` to a verb."""
+    """Add `--json` (keyword `as_json`), `--json-file` (which `emit` heeds) and `--debug` to a verb."""
     debug = click.option(
         "--debug", is_flag=True, expose_value=False, help="Show the whole traceback when something fails."
     )
+    json_file = click.option(
+        "--json-file",
+        type=click.Path(path_type=Path),
+        expose_value=False,
+        callback=_remember_json_file,
+        help="Write the JSON document to this file too.",
+    )
     as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-    return debug(as_json(function))
+    return as_json(json_file(debug(function)))
+
+
+def _remember_json_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    ctx.meta[_JSON_FILE] = path
 
 
 def emit(data: Mapping[str, Any], render: Callable[[Console], None], as_json: bool) -> None:
-    """Print a verb's result on stdout: one JSON document for programs, or what `render` draws for people."""
+    """Print a verb's result on stdout: one JSON document for programs, or what `render` draws for people.
+
+    With `--json-file` the document is written there as well, in one step; of several results the last one stays.
+    """
+    json_file = click.get_current_context().meta.get(_JSON_FILE)
+    if json_file is not None:
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1)
+        atomic_write_bytes(json_file, text.encode() + b"\n")
     if as_json:
         click.echo(json.dumps(data, ensure_ascii=False, allow_nan=False))
     else:
@@ -105,7 +126,7 @@ def run_main(main: click.Command, arguments: Sequence[str]) -> int:
     """
     debug = "--debug" in arguments
     try:
-        main.main(args=list(arguments), prog_name="nsn-edge", standalone_mode=False)
+        code = main.main(args=list(arguments), prog_name="nsn-edge", standalone_mode=False)
     except NsnEdgeError as error:
         if debug:
             raise
@@ -134,7 +155,7 @@ def run_main(main: click.Command, arguments: Sequence[str]) -> int:
             "This is not an error we foresaw: run it again with --debug and report the traceback",
             1,
         )
-    return 0
+    return code if isinstance(code, int) else 0  # `ctx.exit(n)` and `--help` come back as n
 
 
 def _fail(message: str, code: int) -> int:

@@ -105,7 +105,7 @@ def _governed(session: EdgeSession, policy_file: Path | None) -> Iterator[None]:
     from nsn_edge.runtimes.policy import RungPolicy, load_policy
     from nsn_edge.runtimes.telemetry import linux_telemetry
 
-    policy = RungPolicy(load_policy(policy_file), session.bundle.manifest.ladder)
+    policy = RungPolicy(load_policy(policy_file), session.ladder)
     governor = Governor(linux_telemetry(), policy, session)
     decision = governor.tick()
     session.switch(decision.rank).result()

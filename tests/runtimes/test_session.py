@@ -228,6 +228,18 @@ def test_a_budget_too_small_says_how_much_is_needed(tiny_bundle: TinyBundle) -> 
         EdgeSession.open(path, rank=8, memory_budget_mb=tiny_mb)
 
 
+def test_the_session_s_ladder_has_the_rungs_that_fit_so_a_policy_never_asks_for_another(
+    tiny_bundle: TinyBundle,
+) -> None:
+    path, _ = tiny_bundle
+    with EdgeSession.open(path) as session:
+        assert session.ladder == session.bundle.manifest.ladder
+    with EdgeSession.open(path, memory_budget_mb=costs_mb(path)[5]) as session:
+        assert session.ladder.ranks == (2, 5)
+        assert session.ladder.layers == session.bundle.manifest.ladder.layers
+        assert session.switch(session.ladder.rung_within(1.0).rank).result().happened
+
+
 # --- failures -----------------------------------------------------------------------------------------------------
 
 
