@@ -164,7 +164,7 @@ class EdgeSession:
 
     @property
     def ladder(self) -> RankLadder:
-        """The bundle's ladder with the rungs that fit the memory budget: what a policy for this session chooses from."""
+        """The bundle's ladder with the rungs that fit the memory budget: what a policy here chooses from."""
         ladder = self.bundle.manifest.ladder
         return replace(ladder, rungs=tuple(rung for rung in ladder.rungs if self._store.serves(rung.rank)))
 
