@@ -1,0 +1,94 @@
+"""Write README.md's tables from the committed result files, so that no figure in it was typed by hand.
+
+python benchmarks/readme_tables.py            # rewrite the tables
+python benchmarks/readme_tables.py --check    # exit 1 if README.md differs from the results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only compare")
+    options = parser.parse_args()
+    file = ROOT / "README.md"
+    before = file.read_text(encoding="utf-8")
+    after = with_tables(before, {"rungs": rungs_table(load("rungs")), "footprint": footprint_table()})
+    if options.check:
+        sys.exit("README.md differs from benchmarks/results: run benchmarks/readme_tables.py" if after != before else 0)
+    file.write_text(after, encoding="utf-8")
+
+
+def load(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return data
+
+
+def with_tables(text: str, tables: dict[str, str]) -> str:
+    """The text with what stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->` replaced."""
+    for name, table in tables.items():
+        pattern = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"README.md has no place for the table {name!r}")
+        text = pattern.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
+    return text
+
+
+def rungs_table(data: dict[str, Any]) -> str:
+    lines = [
+        f"all-MiniLM-L6-v2, batch {data['settings']['batch_size']}, {data['settings']['sequence_length']} tokens, "
+        f"{data['settings']['threads']} thread, on {machine(data)} "
+        f"(`python benchmarks/rungs.py`, [results](benchmarks/results/rungs.json)):",
+        "",
+        "| rung | linear FLOPs | p50 ms | p99 ms | latency / dense | quality (Spearman) |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for item in [*reversed(data["rungs"]), *data["alternatives"]]:
+        name = "dense int8 (onnxruntime)" if item["rank"] is None else f"rank {item['rank']}"
+        if item["rank"] is not None and item["dense"]:
+            name = "dense (the original)"
+        lines.append(
+            f"| {name} | {item['flops_fraction']:.0%} | {item['p50_ms']:.1f} | {item['p99_ms']:.1f} "
+            f"| {item['relative_to_dense']:.2f} | {item['spearman']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def footprint_table() -> str:
+    size, switching = load("footprint"), load("switching")
+    cold = switching["cold"]
+    return "\n".join(
+        [
+            "| | measured | with |",
+            "|---|--:|---|",
+            "| bundle of five rungs / (dense weights + one set of factors), on disk "
+            f"| {size['bundle_over_weights']:.3f} | `benchmarks/footprint.py` |",
+            f"| the same / five separate exports, on disk | {size['bundle_over_separate']:.2f} | |",
+            f"| tracing and exporting five rungs / one | {size['ratios']['five_over_one']:.2f} | |",
+            f"| switch between resident rungs, p99 | {switching['resident']['p99_ms'] * 1e3:.0f} µs "
+            "| `benchmarks/switching.py` |",
+            f"| request p99 while a cold rung loads / undisturbed | {cold['p99_ratio']:.2f} | |",
+            f"| failed or wrong answers in {switching['random']['switches']:,} random switches under load "
+            f"| {switching['random']['failed'] + switching['random']['wrong']} of "
+            f"{switching['random']['requests']:,} requests | |",
+        ]
+    )
+
+
+def machine(data: dict[str, Any]) -> str:
+    host = data["host"]
+    return f"{host['cpu']}, {host['cores']} cores, onnxruntime {data['settings']['engine']['version']}"
+
+
+if __name__ == "__main__":
+    main()
