@@ -19,7 +19,7 @@ from nsn_edge.bundle.manifest import GRAPH_FORMS
 from nsn_edge.bundle.store import sha256_of
 from nsn_edge.checkpoint import ASSET_NAMES, Checkpoint
 from nsn_edge.errors import UsageError
-from nsn_edge.export.graph import Graph, spec_of
+from nsn_edge.export.graph import Graph, spec_of, truncated
 from nsn_edge.export.lowering import lower_masked, lower_sliced, lower_static
 from nsn_edge.export.trace import trace
 from nsn_edge.export.weights import WEIGHTS_NAME, WeightStore
@@ -121,6 +121,9 @@ def _write_graphs(
             jobs += [("static", rung.rank, "dense" if rung.dense else f"rank-{rung.rank:03d}") for rung in ladder.rungs]
         else:
             jobs.append((form, None, form))
+    factored = [rung.rank for rung in ladder.rungs if not rung.dense]
+    if set(forms) == {"static"} and factored:
+        graph = truncated(graph, ladder.layer_ranks(factored[-1]))
     artifacts = []
     outputs: tuple[TensorSpec, ...] = ()
     with WeightStore(folder) as store:

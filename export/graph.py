@@ -11,6 +11,7 @@ nsn_edge::NestedLinear(x, A, B, bias?, weight?) -> y        attribute `layer`: t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -30,6 +31,21 @@ class Graph:
     """ONNX with `NestedLinear` nodes; factors are initializers that view the torch parameters, not copies."""
     ladder: RankLadder
     """The layers that the nodes name."""
+
+
+def truncated(graph: Graph, rows: Mapping[str, int]) -> Graph:
+    """The graph with each named layer's factors cut to their first rows (views, not copies).
+
+    A bundle that serves its rungs alone has no use for the directions past the highest of them.
+    """
+    model = graph.model.clone()
+    for nested in nested_nodes(model):
+        for factor in (nested.a, nested.b):
+            tensor = factor.const_value
+            assert tensor is not None
+            prefix = ir.Tensor(tensor.numpy()[: rows[nested.layer]], name=tensor.name)
+            factor.const_value, factor.shape = prefix, ir.Shape(prefix.shape)
+    return Graph(model, graph.ladder)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import onnx_ir as ir
 from onnx_ir.passes.common import (
@@ -76,7 +76,10 @@ class Rewriter:
         if any(is_nested_linear(node) for node in graph):
             raise ExportError(f"the lowering {name!r} left a nested layer behind")
         RemoveUnusedOpsetsPass()(self.model)
-        _infer_output_shapes(self.model)
+        _settle_shapes(self.model)
+        # What was inferred holds for every lowering of this trace: the next one need not infer again.
+        for traced, lowered in zip(self.graph.model.graph.outputs, graph.outputs, strict=True):
+            traced.shape = lowered.shape
         self.model.ir_version = _IR_VERSION
         self.model.producer_name = "nsn-edge"
         return self.model
@@ -96,20 +99,29 @@ class Rewriter:
         return initializers[tensor.name]
 
 
-def _infer_output_shapes(model: ir.Model) -> None:
+def _settle_shapes(model: ir.Model) -> None:
     """Replace the sizes of outputs that the tracer could not know (it invents names for them) by inferred numbers, and
     drop what it wrote of the tensors between: every engine infers those itself."""
     outputs = list(model.graph.outputs)
     between = [value for node in model.graph for value in node.outputs if value not in outputs]
     declared = [list(value.shape or ()) for value in outputs]
-    for value in (*outputs, *between):
+    for value in between:
         value.shape = None
-    ShapeInferencePass()(model)
-    for value, before in zip(outputs, declared, strict=True):
-        after = before if value.shape is None else list(value.shape)
-        value.shape = ir.Shape([new if isinstance(new, int) else old for old, new in zip(before, after, strict=True)])
+    if not _sizes(outputs) <= _sizes(model.graph.inputs):
+        for value in outputs:
+            value.shape = None
+        ShapeInferencePass()(model)
+        for value, before in zip(outputs, declared, strict=True):
+            after = before if value.shape is None else list(value.shape)
+            merged = [new if isinstance(new, int) else old for old, new in zip(before, after, strict=True)]
+            value.shape = ir.Shape(merged)
     for value in between:
         value.shape = value.type = None
+
+
+def _sizes(values: Iterable[ir.Value]) -> set[str | None]:
+    """The names of the sizes that vary."""
+    return {size.value for value in values for size in value.shape or () if isinstance(size, ir.SymbolicDim)}
 
 
 def tensor_of(value: ir.Value) -> ir.TensorProtocol:
