@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from nsn_edge.bundle.manifest import RANK_INPUT
 from nsn_edge.errors import EngineError
 from nsn_edge.ladder import check_rank
 from nsn_edge.runtimes.engines.base import Array, Engine, LoadedGraph
+from nsn_edge.runtimes.engines.holding import Held, run_holding
 from nsn_edge.runtimes.residency import Lease
 
 
@@ -94,6 +95,11 @@ class _AtRank:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         return self.graph.run({**inputs, RANK_INPUT: self.rank})
+
+    def run_holding(
+        self, inputs: Mapping[str, Array], held: Mapping[str, Held], hold: Collection[str]
+    ) -> tuple[dict[str, Array], dict[str, Held]]:
+        return run_holding(self.graph, {**inputs, RANK_INPUT: self.rank}, held, hold)
 
     def close(self) -> None:
         self.graph.close()

@@ -17,9 +17,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -28,7 +28,7 @@ from nsn_edge.bundle.manifest import GRAPH_FORMS
 from nsn_edge.errors import EngineError, UsageError
 from nsn_edge.ladder import RankLadder
 from nsn_edge.runtimes.dynamic import RankInputStore
-from nsn_edge.runtimes.engines import Array, Engine, OnnxRuntimeEngine
+from nsn_edge.runtimes.engines import Array, Engine, Held, OnnxRuntimeEngine, run_holding
 from nsn_edge.runtimes.events import (
     EVICTED,
     LOAD_FAILED,
@@ -55,6 +55,8 @@ class Answer:
     """That answered."""
     latency_ms: float
     """Of the inference alone; loading a cold rung first is not in it."""
+    held: dict[str, Held] = field(default_factory=dict)
+    """Outputs that were asked to stay with the engine, by the graph's names."""
 
 
 @dataclass(frozen=True)
@@ -178,13 +180,22 @@ class EdgeSession:
         """Weights of the loaded graphs by the manifest: an upper bound where graphs share a mapped file."""
         return self._store.resident_bytes
 
-    def run(self, inputs: Mapping[str, Array], rank: int | None = None) -> Answer:
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        rank: int | None = None,
+        *,
+        held: Mapping[str, Held] | None = None,
+        hold: Collection[str] = (),
+    ) -> Answer:
         """Answer one request.
 
         Args:
-            inputs: one array per input of the manifest, with its dtype and shape.
+            inputs: one array per input of the manifest that `held` does not give, with its dtype and shape.
             rank: answer at this rank and leave the current one as it is. A rung not in memory is loaded first, and
                 only this request waits for that. None: the current rank, which never waits.
+            held: inputs that are tensors held by an earlier answer, of any rank: a decoder's cache.
+            hold: outputs to hold for a later request instead of returning them.
 
         Raises:
             RankError: `rank` is outside `1..R`, or no rung is there.
@@ -194,11 +205,14 @@ class EdgeSession:
         lease = self._store.lease(rank if rank is None else self._store.check(rank))
         try:
             start = time.perf_counter()
-            outputs = lease.graph.run(inputs)
+            if held or hold:
+                outputs, kept = run_holding(lease.graph, inputs, held or {}, hold)
+            else:
+                outputs, kept = lease.graph.run(inputs), {}
             latency_ms = (time.perf_counter() - start) * 1e3
         finally:
             self._store.release(lease)
-        return Answer(outputs, lease.rank, latency_ms)
+        return Answer(outputs, lease.rank, latency_ms, kept)
 
     def switch(self, rank: int) -> Future[Switch]:
         """Make `rank` the current one: now if it is in memory, else when the background thread has loaded it.

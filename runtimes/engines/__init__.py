@@ -6,6 +6,18 @@ Outsiders plug in through the two protocols of `base`.
 
 from nsn_edge.runtimes.engines.base import Array, Engine, LoadedGraph, check_inputs
 from nsn_edge.runtimes.engines.faulty import FaultyEngine
+from nsn_edge.runtimes.engines.holding import Held, HeldArray, HoldsTensors, run_holding
 from nsn_edge.runtimes.engines.onnxruntime import OnnxRuntimeEngine
 
-__all__ = ["Array", "Engine", "FaultyEngine", "LoadedGraph", "OnnxRuntimeEngine", "check_inputs"]
+__all__ = [
+    "Array",
+    "Engine",
+    "FaultyEngine",
+    "Held",
+    "HeldArray",
+    "HoldsTensors",
+    "LoadedGraph",
+    "OnnxRuntimeEngine",
+    "check_inputs",
+    "run_holding",
+]

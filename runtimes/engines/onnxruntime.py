@@ -8,7 +8,7 @@ end up on the CPU, hence the comparison with `get_providers()`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from nsn_edge.bundle import TensorSpec
 from nsn_edge.errors import EngineError, MissingDependencyError, UsageError
 from nsn_edge.runtimes.engines.base import Array, LoadedGraph, check_inputs
+from nsn_edge.runtimes.engines.holding import Held, HeldArray
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -94,7 +95,9 @@ class OnnxRuntimeEngine:
                 "install the CUDA libraries it was built for (pip install 'onnxruntime-gpu[cuda,cudnn]'), "
                 "or ask for --provider cpu",
             )
-        return OnnxRuntimeGraph(graph_path.name, session)
+        on_gpu = PROVIDERS["cuda"] in session.get_providers()
+        device = ("cuda", int(self.provider_options.get("device_id", 0))) if on_gpu else ("cpu", 0)
+        return OnnxRuntimeGraph(graph_path.name, session, device)
 
     def describe(self) -> dict[str, Any]:
         """Engine, version, asked and available providers, settings."""
@@ -134,9 +137,16 @@ class OnnxRuntimeEngine:
 class OnnxRuntimeGraph:
     """A graph held by an onnxruntime session."""
 
-    def __init__(self, name: str, session: Any) -> None:
+    def __init__(self, name: str, session: Any, device: tuple[str, int] = ("cpu", 0)) -> None:
+        """
+        Args:
+            name: for messages.
+            session: an `onnxruntime.InferenceSession`.
+            device: kind and number of the device where held tensors stay.
+        """
         self._name = name
         self._session = session
+        self._device = device
         self._inputs = tuple(_spec(name, node) for node in session.get_inputs())
         self._outputs = tuple(_spec(name, node) for node in session.get_outputs())
         self._output_names = [spec.name for spec in self._outputs]
@@ -165,6 +175,36 @@ class OnnxRuntimeGraph:
         except Exception as error:  # onnxruntime's exceptions share no narrower base
             raise EngineError(f"onnxruntime failed while running {self._name}: {_first_line(error)}") from error
         return dict(zip(self._output_names, outputs, strict=True))
+
+    def run_holding(
+        self, inputs: Mapping[str, Array], held: Mapping[str, Held], hold: Collection[str]
+    ) -> tuple[dict[str, Array], dict[str, Held]]:
+        """As `nsn_edge.runtimes.engines.holding.run_holding`, by I/O binding. Held tensors are `OrtValue`s: they outlive
+        this graph, and on a GPU they never leave it.
+
+        Raises:
+            EngineError: the inputs do not fit, the graph was closed, or onnxruntime failed.
+        """
+        arrays = {**inputs, **{name: tensor.array for name, tensor in held.items() if isinstance(tensor, HeldArray)}}
+        bound = {name: tensor for name, tensor in held.items() if name not in arrays}
+        check_inputs(self._name, tuple(spec for spec in self._inputs if spec.name not in bound), arrays)
+        session = self._session
+        if session is None:
+            raise EngineError(f"{self._name} was closed")
+        binding = session.io_binding()
+        try:
+            for name, array in arrays.items():
+                binding.bind_cpu_input(name, array)
+            for name, tensor in bound.items():
+                binding.bind_ortvalue_input(name, tensor)
+            for name in self._output_names:
+                binding.bind_output(name, *(self._device if name in hold else ("cpu", 0)))
+            session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's exceptions share no narrower base
+            raise EngineError(f"onnxruntime failed while running {self._name}: {_first_line(error)}") from error
+        outputs = dict(zip(self._output_names, binding.get_outputs(), strict=True))
+        returned = {name: value.numpy() for name, value in outputs.items() if name not in hold}
+        return returned, {name: value for name, value in outputs.items() if name in hold}
 
     def close(self) -> None:
         """Free the session's memory."""
