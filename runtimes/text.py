@@ -157,20 +157,30 @@ def _features(bundle: Bundle) -> tuple[str, bool]:
     )
 
 
-def _load_tokenizer(bundle: Bundle) -> Any:
+def open_tokenizer(bundle: Bundle, purpose: str) -> Any:
+    """The bundle's `tokenizers.Tokenizer`, as its file has it.
+
+    Raises:
+        BundleError: there is none, or it cannot be read.
+        MissingDependencyError: the package `tokenizers`, which `purpose` needs, is not installed.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise MissingDependencyError("tokenizers", "ort", "embedding text") from error
+        raise MissingDependencyError("tokenizers", "ort", purpose) from error
     artifact = next((item for item in bundle.manifest.artifacts if item.path == TOKENIZER_FILE), None)
     if artifact is None:
         raise BundleError(
             f"{bundle.path} has no {TOKENIZER_FILE}", "export it again from a model folder that has a fast tokenizer"
         )
     try:
-        tokenizer = Tokenizer.from_file(str(bundle.file(artifact)))
+        return Tokenizer.from_file(str(bundle.file(artifact)))
     except Exception as error:  # the package raises plain Exception
         raise BundleError(f"{TOKENIZER_FILE} in {bundle.path} is not readable: {error}") from error
+
+
+def _load_tokenizer(bundle: Bundle) -> Any:
+    tokenizer = open_tokenizer(bundle, "embedding text")
     # A file may carry a fixed padding length (MiniLM's does), which would make every text cost the longest.
     padding = dict(tokenizer.padding or {"pad_id": tokenizer.token_to_id("[PAD]") or 0})
     tokenizer.enable_padding(**{**padding, "length": None})

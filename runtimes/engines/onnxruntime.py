@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nsn_edge.bundle import TensorSpec
 from nsn_edge.errors import EngineError, MissingDependencyError, UsageError
 from nsn_edge.runtimes.engines.base import Array, LoadedGraph, check_inputs
@@ -179,8 +181,8 @@ class OnnxRuntimeGraph:
     def run_holding(
         self, inputs: Mapping[str, Array], held: Mapping[str, Held], hold: Collection[str]
     ) -> tuple[dict[str, Array], dict[str, Held]]:
-        """As `nsn_edge.runtimes.engines.holding.run_holding`, by I/O binding. Held tensors are `OrtValue`s: they outlive
-        this graph, and on a GPU they never leave it.
+        """As the function `run_holding`, by I/O binding. Held tensors are `OrtValue`s: they outlive this graph, and on a
+        GPU they never leave it.
 
         Raises:
             EngineError: the inputs do not fit, the graph was closed, or onnxruntime failed.
@@ -194,7 +196,8 @@ class OnnxRuntimeGraph:
         binding = session.io_binding()
         try:
             for name, array in arrays.items():
-                binding.bind_cpu_input(name, array)
+                arrays[name] = np.ascontiguousarray(array)  # kept in `arrays`: the binding does not own it
+                binding.bind_cpu_input(name, arrays[name])
             for name, tensor in bound.items():
                 binding.bind_ortvalue_input(name, tensor)
             for name in self._output_names:
