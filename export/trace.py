@@ -1,7 +1,12 @@
 """Trace a nested model once, every nested layer as a single `NestedLinear` node.
 
 Optimum's exporter traces transformers models (it knows 100+ architectures, their input names and caches);
-`torch.onnx.export` does plain modules. While it runs, each nested layer's `forward` stands for one opaque operator
+`torch.onnx.export` does plain modules. A decoder is traced with its cache, in Optimum's names:
+
+    input_ids, attention_mask, position_ids, past_key_values.{i}.key/value  ->  logits, present.{i}.key/value
+
+One graph does prefill (an empty cache) and decoding (a filled one): batch, sequence and past lengths all vary.
+While it runs, each nested layer's `forward` stands for one opaque operator
 whose tensors never enter the ONNX file: they are attached afterwards as views of the torch parameters, so the
 factors are copied once only, from torch into `weights.bin`.
 """
@@ -17,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
@@ -28,6 +34,15 @@ from nsn_edge.export.graph import DOMAIN, NESTED_LINEAR, Graph
 from nsn_edge.layers import NSNLinear, ladder_of, nsn_layers
 
 _OPSET = 18
+
+FAMILIES = (
+    *("bert", "roberta", "vit"),
+    *("gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma"),
+)
+"""Model types, as `config.model_type` spells them, of which every form at several ranks was compared with torch."""
+
+_CACHED_TASKS = frozenset({"text-generation"})
+"""Tasks whose graph takes and gives the keys and values of the tokens so far."""
 
 _MARKER = "com.microsoft::Gelu"
 """What a nested layer is called while the tracer works. For an operator of an unknown domain the tracer writes a
@@ -123,6 +138,7 @@ def _trace(model: nn.Module, export: Any) -> Graph:
         traced = ir.load(file)
         ir.external_data.load_to_model(traced)
     _attach_tensors(traced, layers)
+    _share_transposed(traced.graph)
     ClearMetadataAndDocStringPass()(traced)
     return Graph(traced, ladder)
 
@@ -131,16 +147,18 @@ def _optimum_export(model: Any, task: str, file: Path) -> None:
     from optimum.exporters.onnx.convert import export_pytorch
     from optimum.exporters.tasks import TasksManager
 
+    cached = task in _CACHED_TASKS
     try:
         constructor = TasksManager.get_exporter_config_constructor(
-            exporter="onnx", model=model, task=task, library_name="transformers"
+            exporter="onnx", model=model, task=f"{task}-with-past" if cached else task, library_name="transformers"
         )
     except (KeyError, ValueError) as error:
         raise UnsupportedModelError(
-            f"Optimum's exporter cannot trace {type(model).__name__} for the task {task!r}: {str(error)[:200]}",
-            "choose another --task, or trace it as a plain module with trace_module",
+            f"Optimum's exporter cannot trace {type(model).__name__} ({model.config.model_type}) for the task {task!r}",
+            f"tested are {', '.join(FAMILIES)}, and it knows more; add yours with its register_tasks_manager_onnx, or "
+            "trace a plain module with trace_module",
         ) from error
-    config = constructor(model.config)
+    config = constructor(model.config, use_past_in_inputs=True) if cached else constructor(model.config)
     export_pytorch(model, config, opset=max(_OPSET, config.DEFAULT_ONNX_OPSET), output=file)
 
 
@@ -203,6 +221,28 @@ def _attach_tensors(traced: ir.Model, layers: Mapping[str, NSNLinear]) -> None:
             + (f" and {len(missing) - 1} more" if missing[1:] else ""),
             "leave such layers dense: adapt again with a filter that excludes them",
         )
+
+
+def _share_transposed(graph: ir.Graph) -> None:
+    """Let a matrix that is another one transposed (a tied `lm_head`, which the tracer has folded) be that other one
+    behind a `Transpose`: stored once, and folded again by the runtime when it loads the graph."""
+    by_shape: dict[tuple[int, ...], list[ir.Value]] = {}
+    for value in graph.initializers.values():
+        if value.const_value is not None and len(value.const_value.shape) == 2:
+            by_shape.setdefault(tuple(value.const_value.shape.numpy()), []).append(value)
+    for node in [node for node in graph if node.op_type == "MatMul"]:
+        folded = node.inputs[1]
+        if folded is None or folded.const_value is None or len(folded.const_value.shape) != 2:
+            continue
+        matrix = folded.const_value.numpy()
+        for other in by_shape.get(matrix.shape[::-1], ()):
+            assert other.const_value is not None
+            if other is not folded and np.array_equal(other.const_value.numpy().T, matrix):
+                transpose = ir.Node("", "Transpose", [other], attributes=[ir.AttrInt64s("perm", [1, 0])], num_outputs=1)
+                transpose.outputs[0].type = folded.type
+                graph.insert_before(node, transpose)
+                node.replace_input_with(1, transpose.outputs[0])
+                break
 
 
 def _initializer(graph: ir.Graph, name: str, tensor: torch.Tensor) -> ir.Value:

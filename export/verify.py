@@ -1,31 +1,28 @@
 """Does every exported graph say what torch says?
 
 Each static rung and each dynamic form is run in onnxruntime on real inputs of several shapes and compared with the
-torch model at the same rank. The dynamic forms are checked at every rung and at ranks between them.
+torch model at the same rank, a decoder's cache included. The dynamic forms are checked at every rung and at ranks
+between them.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from nsn_edge.bundle import Bundle
-from nsn_edge.bundle.manifest import GRAPH_FORMS, RANK_INPUT, Artifact
+from nsn_edge.bundle.manifest import FORMS_WITH_DENSE_RUNG, GRAPH_FORMS, RANK_INPUT, Artifact
 from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.errors import EngineError, UsageError, VerificationError
-from nsn_edge.layers import at_dense, at_rank
+from nsn_edge.export.reference import Batch, Case, Reference
 from nsn_edge.progress import Progress, silent
 
 DEFAULT_TOLERANCE = 1e-4
 """Largest allowed difference, relative to the larger of 1 and the tensor's largest magnitude."""
-
-Batch = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def verify_bundle(
         bundle: what was exported.
         checkpoint: what it was exported from.
         batches: inputs by name; different batch sizes and lengths make the comparison worth more, since a size that
-            the tracer fixed shows only in another.
+            the tracer fixed shows only in another. A decoder's hold tokens alone (see `reference`).
         tolerance: see `DEFAULT_TOLERANCE`.
         progress: hears of each graph.
 
@@ -119,7 +116,7 @@ def verify_bundle(
     if bundle.manifest.ladder.layers != checkpoint.ladder.layers:
         raise UsageError(f"{bundle.path} was exported from another model than this checkpoint")
     pairs = [(artifact, rank) for artifact in _graphs(bundle) for rank in _ranks(bundle, artifact)]
-    reference = _Reference(checkpoint, batches)
+    reference = Reference(checkpoint.model, [spec.name for spec in bundle.manifest.inputs], batches)
     checks: list[Check] = []
     session: Any = None
     loaded: Artifact | None = None
@@ -127,35 +124,12 @@ def verify_bundle(
         progress("verify", len(checks), len(pairs))
         if artifact is not loaded:
             session, loaded = _open(bundle, artifact), artifact
-        dense = artifact.form == "static" and bundle.manifest.ladder.rung(rank).dense
-        outputs = (_run(session, artifact, batch, rank) for batch in batches)
-        checks.append(_compare(artifact, rank, dense, outputs, reference.at(rank, dense), tolerance))
+        dense = artifact.form in FORMS_WITH_DENSE_RUNG and bundle.manifest.ladder.rung(rank).dense
+        cases = reference.at(rank, dense)
+        outputs = (_run(session, artifact, case.feeds, rank) for case in cases)
+        checks.append(_compare(artifact, rank, dense, outputs, cases, tolerance))
     progress("verify", len(pairs), len(pairs))
     return Verification(tuple(checks))
-
-
-class _Reference:
-    """Torch's answers, computed once per rank."""
-
-    def __init__(self, checkpoint: Checkpoint, batches: Sequence[Batch]) -> None:
-        self._model = checkpoint.model.eval()
-        self._batches = batches
-        self._known: dict[tuple[int, bool], list[dict[str, np.ndarray]]] = {}
-
-    def at(self, rank: int, dense: bool) -> list[dict[str, np.ndarray]]:
-        if (rank, dense) not in self._known:
-            scope: AbstractContextManager[None] = at_dense(self._model) if dense else at_rank(self._model, rank)
-            with scope, torch.no_grad():
-                self._known[rank, dense] = [self._answer(batch) for batch in self._batches]
-        return self._known[rank, dense]
-
-    def _answer(self, batch: Batch) -> dict[str, np.ndarray]:
-        result = self._model(**{name: torch.from_numpy(np.asarray(value)) for name, value in batch.items()})
-        if isinstance(result, torch.Tensor):
-            return {"": result.numpy()}
-        if isinstance(result, Mapping):
-            return {name: value.numpy() for name, value in result.items() if isinstance(value, torch.Tensor)}
-        return {str(index): value.numpy() for index, value in enumerate(result)}
 
 
 def _graphs(bundle: Bundle) -> list[Artifact]:
@@ -200,11 +174,12 @@ def _compare(
     rank: int,
     dense: bool,
     outputs: Iterable[Mapping[str, np.ndarray]],
-    references: Sequence[Mapping[str, np.ndarray]],
+    cases: Sequence[Case],
     tolerance: float,
 ) -> Check:
     worst: tuple[float, float, str, int] | None = None
-    for index, (found, wanted) in enumerate(zip(outputs, references, strict=True)):
+    for found, case in zip(outputs, cases, strict=True):
+        wanted, index = case.wanted, case.batch
         # Outputs match by name where torch names its own (transformers), else by order (plain modules).
         named = all(name in wanted for name in found)
         order = list(found) if named else list(wanted)
