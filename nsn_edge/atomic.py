@@ -19,6 +19,9 @@ from pathlib import Path
 
 from nsn_edge.errors import NsnEdgeError, UsageError
 
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+_ELSEWHERE = "write to a folder you own"
+
 
 def fsync_path(path: Path) -> None:
     """Flush a file or a folder entry to disk; filesystems that cannot do it for folders are let off."""
@@ -35,10 +38,20 @@ def fsync_path(path: Path) -> None:
 def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step.
 
+    A link goes on pointing where it points: the file behind it is replaced. A device or a pipe (`/dev/stdout`) is
+    written into: renaming a file over it would destroy it.
+
     Raises:
-        NsnEdgeError: the disk is full or the folder cannot be written.
+        UsageError: `path` is a folder.
+        NsnEdgeError: the disk is full or the file cannot be written.
     """
-    with named_disk_errors(path):
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", "name a file")
+    with named_disk_errors(path, every=True):
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
         tmp = Path(name)
@@ -68,9 +81,10 @@ def atomic_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Pat
         NsnEdgeError: the disk is full or the folder cannot be written.
     """
     check_replaceable(target, is_ours)
-    with named_disk_errors(target):
+    with named_disk_errors(target, every=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         tmp = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
+    with named_disk_errors(target):
         try:
             tmp.chmod(0o777 & ~_umask())
             yield tmp
@@ -86,20 +100,31 @@ def check_replaceable(target: Path, is_ours: Callable[[Path], bool]) -> None:
     """Refuse early, before long work, a folder that `atomic_folder` would refuse in the end.
 
     Raises:
-        UsageError: `target` is a file, or a folder that is not ours and not empty.
+        UsageError: `target` is a file or inside one, or a folder that is not ours and not empty.
+        NsnEdgeError: the folder around it cannot be written.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UsageError(f"{target} exists and is not a folder", "name another output folder")
     if target.is_dir() and any(target.iterdir()) and not is_ours(target):
-        raise UsageError(f"{target} holds files that nsn-edge did not write", "name an empty or a new folder instead")
+        raise UsageError(f"{target} holds files that this command did not write", "name an empty or a new folder")
+    parent = _existing_parent(target.absolute().parent)
+    if not parent.is_dir():
+        raise UsageError(f"{target} cannot be a folder: {parent} is a file", "name another output folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise NsnEdgeError(f"cannot write {target}: no permission in {parent}", _ELSEWHERE)
 
 
 @contextlib.contextmanager
-def named_disk_errors(path: Path) -> Iterator[None]:
+def named_disk_errors(path: Path, *, every: bool = False) -> Iterator[None]:
     """Turn the disk's own errors into ours: one line, with the path and the way out.
 
+    Args:
+        path: what is being written.
+        every: name every `OSError`; for a block that does nothing but write `path`, so that no other file is meant.
+
     Raises:
-        NsnEdgeError: for a full disk, a quota, a read-only filesystem or missing permission.
+        NsnEdgeError: for a full disk, a quota, a file too large for the filesystem, a read-only filesystem, missing
+            permission or a failing disk.
     """
     try:
         yield
@@ -110,8 +135,13 @@ def named_disk_errors(path: Path) -> Iterator[None]:
                 f"no space left on the disk while writing {path}; nothing was kept",
                 f"{free:.0f} MB are free there: make room or write elsewhere",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise NsnEdgeError(f"cannot write {path}: {error.strerror}", "write to a folder you own") from error
+        if error.errno == errno.EFBIG:
+            raise NsnEdgeError(
+                f"{path} is larger than a file may be there; nothing was kept",
+                "FAT32 stops at 4 GB, and `ulimit -f` shows your own limit: raise it or write elsewhere",
+            ) from error
+        if every or error.errno in _REFUSALS:
+            raise NsnEdgeError(f"cannot write {path}: {error.strerror or error}", _ELSEWHERE) from error
         raise
 
 
@@ -122,11 +152,12 @@ def _swap_in(tmp: Path, target: Path) -> None:
         tmp.rename(target)
     else:
         aside = tmp.with_name(tmp.name.replace(".tmp-", ".old-"))
-        target.rename(aside)
         try:
+            target.rename(aside)
             tmp.rename(target)
-        except BaseException:
-            aside.rename(target)
+        except BaseException:  # an interrupt may come between the two
+            if aside.exists() and not target.exists():
+                aside.rename(target)
             raise
         shutil.rmtree(aside, ignore_errors=True)
     fsync_path(target.parent)

@@ -66,7 +66,12 @@ def test_whatever_ends_the_block_leaves_the_old_folder(old: Path, error: BaseExc
 
 @pytest.mark.parametrize(
     ("number", "message"),
-    [(errno.ENOSPC, "no space left on the disk"), (errno.EDQUOT, "no space left"), (errno.EROFS, "cannot write")],
+    [
+        (errno.ENOSPC, "no space left on the disk"),
+        (errno.EDQUOT, "no space left"),
+        (errno.EFBIG, "larger than a file may be"),
+        (errno.EROFS, "cannot write"),
+    ],
 )
 def test_a_full_disk_is_one_line_and_leaves_the_old_folder(old: Path, number: int, message: str) -> None:
     with pytest.raises(NsnEdgeError, match=message) as caught:
@@ -95,7 +100,24 @@ def test_a_failing_rename_brings_the_old_folder_back(old: Path, monkeypatch: pyt
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="input/output"), atomic_folder(old, is_ours) as folder:
+    with pytest.raises(NsnEdgeError, match="input/output"), atomic_folder(old, is_ours) as folder:
+        (folder / "mark").write_text("new")
+    assert_untouched(old)
+
+
+def test_an_interrupt_between_the_two_renames_brings_the_old_folder_back(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        moved = rename(self, target)
+        if self == old:
+            raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(old, is_ours) as folder:
         (folder / "mark").write_text("new")
     assert_untouched(old)
 
@@ -113,6 +135,21 @@ def test_foreign_folders_files_and_links_are_refused(old: Path, tmp_path: Path) 
     assert (old / "mark").read_text() == "old"
 
 
+def test_a_folder_inside_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UsageError, match="file is a file"), atomic_folder(tmp_path / "file" / "out", is_ours):
+        pytest.fail("the block must not run")
+    with pytest.raises(NsnEdgeError, match=r"cannot write .*file/out: "):
+        atomic_write_bytes(tmp_path / "file" / "out", b"new")
+    assert (tmp_path / "file").read_text() == "text"
+
+
+def test_a_folder_without_permission_is_refused_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the real one lets root do anything
+    with pytest.raises(NsnEdgeError, match=f"no permission in {tmp_path}"):
+        atomic.check_replaceable(tmp_path / "deep" / "out", is_ours)
+
+
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with atomic_folder(tmp_path / "out", is_ours) as folder:
@@ -127,6 +164,35 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert file.read_bytes() == b"two"
     assert list(file.parent.iterdir()) == [file]
     assert file.stat().st_mode & 0o777 == 0o666 & ~atomic._umask()
+
+
+def test_a_folder_is_not_replaced_by_a_file(old: Path) -> None:
+    with pytest.raises(UsageError, match="is a folder"):
+        atomic_write_bytes(old, b"new")
+    assert_untouched(old)
+
+
+def test_a_link_goes_on_pointing_where_it_points(tmp_path: Path) -> None:
+    file, link = tmp_path / "deep" / "file", tmp_path / "link"
+    link.symlink_to(file)
+    atomic_write_bytes(link, b"one")
+    atomic_write_bytes(link, b"two")
+    assert link.readlink() == file
+    assert file.read_bytes() == b"two"
+
+
+def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path) -> None:
+    """As a device does, /dev/stdout for one."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        atomic_write_bytes(pipe, b"new")
+        assert os.read(reader, 10) == b"new"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
