@@ -45,10 +45,8 @@ def candidates(
         scaled = (logits.astype(np.float64) - float(logits.max())) / temperature
     tokens = np.arange(len(scaled))
     if top_k is not None and top_k < len(scaled):
-        floor = np.partition(scaled, -top_k)[-top_k]
-        tokens = tokens[scaled >= floor]
-        order = np.argsort(-scaled[tokens], kind="stable")[:top_k]
-        tokens = tokens[order]
+        tokens = tokens[scaled >= np.partition(scaled, -top_k)[-top_k]]
+        tokens = tokens[_likeliest_first(scaled[tokens])[:top_k]]
     probabilities = np.exp(scaled[tokens])
     probabilities /= probabilities.sum()
     if top_p is not None and top_p < 1:
@@ -56,10 +54,14 @@ def candidates(
         # sorting a whole vocabulary is spared (from llama2.c's sampler).
         large = probabilities >= (1 - top_p) / len(tokens)
         tokens, probabilities = tokens[large], probabilities[large]
-    order = np.argsort(-probabilities, kind="stable")
+    order = _likeliest_first(scaled[tokens])
     tokens, probabilities = tokens[order], probabilities[order]
     if top_p is not None and top_p < 1:
-        before = np.cumsum(probabilities) - probabilities
-        inside = before < top_p
+        inside = np.cumsum(probabilities) - probabilities < top_p
         tokens, probabilities = tokens[inside], probabilities[inside]
     return tokens, probabilities / probabilities.sum()
+
+
+def _likeliest_first(scaled: Array) -> Array:
+    """The order of falling logits, not of probabilities: those tie where logits hardly differ."""
+    return np.argsort(-scaled, kind="stable")
