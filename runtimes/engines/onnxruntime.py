@@ -181,8 +181,8 @@ class OnnxRuntimeGraph:
     def run_holding(
         self, inputs: Mapping[str, Array], held: Mapping[str, Held], hold: Collection[str]
     ) -> tuple[dict[str, Array], dict[str, Held]]:
-        """As the function `run_holding`, by I/O binding. Held tensors are `OrtValue`s: they outlive this graph, and on a
-        GPU they never leave it.
+        """As the function `run_holding`, by I/O binding. Held tensors are `OrtValue`s: they outlive this graph, and
+        on a GPU they never leave it.
 
         Raises:
             EngineError: the inputs do not fit, the graph was closed, or onnxruntime failed.
