@@ -30,8 +30,9 @@ DEFAULT_SEQUENCE = 128
     "--sequence",
     "sequence_length",
     type=int,
-    help=f"Tokens per sequence.  [default: {DEFAULT_SEQUENCE}, or the most the model takes]",
+    help=f"Tokens per sequence.  [default: {DEFAULT_SEQUENCE}, or the most the model takes; 1 with --past]",
 )
+@click.option("--past", default=0, show_default=True, help="Tokens that a decoder's cache holds already.")
 @click.option(
     "--dim", "dimensions", multiple=True, metavar="NAME=N", help="Size of another named dimension. Repeat it."
 )
@@ -55,6 +56,7 @@ def command(
     provider: str,
     batch_size: int,
     sequence_length: int | None,
+    past: int,
     dimensions: tuple[str, ...],
     ranks: tuple[int, ...],
     form: str,
@@ -66,20 +68,23 @@ def command(
 ) -> None:
     """Measure every rung of BUNDLE on this machine, on made-up inputs.
 
+    A decoder reads --sequence tokens into an empty cache; with --past N it gives one token after N others.
+
     The rungs take turns in a shuffled order, so that whatever disturbs the machine disturbs all of them alike: ratios
     hold even where times do not.
     """
     from nsn_edge.bundle import Bundle
     from nsn_edge.runtimes.engines import OnnxRuntimeEngine
     from nsn_edge.runtimes.profiling import MeasureSettings, ProfileSettings, profile_bundle
+    from nsn_edge.runtimes.profiling.inputs import PAST_LENGTH
 
     measure = MeasureSettings(warmup=warmup, min_repetitions=repetitions, min_time_s=min_time_s, max_time_s=max_time_s)
-    sizes = _sizes(dimensions)
+    sizes = {**({PAST_LENGTH: past} if past else {}), **_sizes(dimensions)}
     engine = OnnxRuntimeEngine(threads=threads, provider=provider)
     with progress_bar() as progress:
         opened = Bundle.open(bundle, progress=progress)
         if sequence_length is None:
-            sequence_length = min(DEFAULT_SEQUENCE, opened.manifest.task.max_length or DEFAULT_SEQUENCE)
+            sequence_length = 1 if past else min(DEFAULT_SEQUENCE, opened.manifest.task.max_length or DEFAULT_SEQUENCE)
         settings = ProfileSettings(batch_size, sequence_length, sizes, form, measure)
         profile = profile_bundle(opened, engine, settings, ranks=ranks or None, progress=progress)
     if output is not None:
@@ -114,9 +119,11 @@ def render(console: Console, profile: Profile) -> None:
         )
     console.print(table)
     fewest = min(rung.latency.n for rung in profile.rungs)
+    others = "".join(f", {name} {size}" for name, size in settings["dimensions"].items())
     console.print(
         f"{profile.model}, {settings['form']} graphs, {settings['engine']}, threads {settings['threads']}, "
-        f"batch {settings['batch_size']}, sequence {settings['sequence_length']}, {fewest} repetitions or more",
+        f"batch {settings['batch_size']}, sequence {settings['sequence_length']}{others}, "
+        f"{fewest} repetitions or more",
         markup=False,
     )
     if profile.peak_memory_mb is not None:

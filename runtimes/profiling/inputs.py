@@ -17,6 +17,12 @@ from nsn_edge.errors import UsageError
 
 Inputs = dict[str, npt.NDArray[Any]]
 
+PAST_LENGTH = "past_sequence_length"
+"""The dimension of a decoder's cache: tokens that it holds. The only one that may be 0, an empty cache."""
+
+_SUM = " + "
+"""Stands between the parts of a dimension that is a sum: a decoder's mask covers the past and the new tokens."""
+
 SAFE_IDS = 8
 """Ids below this exist in any vocabulary; used where the model's own size is not known."""
 
@@ -26,12 +32,12 @@ def synthesise_inputs(
 ) -> Inputs:
     """One array per spec: C-contiguous, of the spec's dtype and of its shape with the names filled in.
 
-    Whole numbers: masks are 1, `token_type_ids` 0, `position_ids` count up along the last axis, everything else is
-    taken as ids, random in `[0, vocabulary)`. Floats are standard normal.
+    Whole numbers: masks are 1, `token_type_ids` 0, `position_ids` count up along the last axis from the length of the
+    cache, everything else is taken as ids, random in `[0, vocabulary)`. Floats are standard normal.
 
     Args:
         specs: the graph's inputs.
-        sizes: how large each named dimension is.
+        sizes: how large each named dimension is; one called `a + b` is the sum of `a` and `b`.
         vocabulary: number of ids.
         seed: of the random ids and floats.
 
@@ -39,7 +45,8 @@ def synthesise_inputs(
         UsageError: a named dimension without a size, a size below 1, or a dtype that cannot be made up.
     """
     generator = np.random.default_rng(seed)
-    return {spec.name: _array(spec, _shape(spec, sizes), max(vocabulary, 1), generator) for spec in specs}
+    past = sizes.get(PAST_LENGTH, 0)
+    return {spec.name: _array(spec, _shape(spec, sizes), max(vocabulary, 1), past, generator) for spec in specs}
 
 
 def vocabulary_size(bundle: Bundle) -> int:
@@ -56,20 +63,25 @@ def vocabulary_size(bundle: Bundle) -> int:
 
 
 def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    for size in spec.shape:
-        if isinstance(size, str) and size not in sizes:
-            raise UsageError(
-                f"input {spec.name!r} has the dimension {size!r}, and nothing says how large it is",
-                f"say it with --dim {size}=N; known are {', '.join(sorted(sizes)) or 'none'}",
-            )
-    shape = tuple(sizes[size] if isinstance(size, str) else size for size in spec.shape)
-    if any(size < 1 for size in shape):
+    shape = tuple(_size(spec, size, sizes) if isinstance(size, str) else size for size in spec.shape)
+    if any(size < (0 if name == PAST_LENGTH else 1) for name, size in zip(spec.shape, shape, strict=True)):
         raise UsageError(f"input {spec.name!r} would have the shape {list(shape)}", "sizes are 1 or more")
     return shape
 
 
+def _size(spec: TensorSpec, name: str, sizes: Mapping[str, int]) -> int:
+    if name in sizes:
+        return sizes[name]
+    if _SUM in name:
+        return sum(_size(spec, part, sizes) for part in name.split(_SUM))
+    raise UsageError(
+        f"input {spec.name!r} has the dimension {name!r}, and nothing says how large it is",
+        f"say it with --dim {name}=N; known are {', '.join(sorted(sizes)) or 'none'}",
+    )
+
+
 def _array(
-    spec: TensorSpec, shape: tuple[int, ...], vocabulary: int, generator: np.random.Generator
+    spec: TensorSpec, shape: tuple[int, ...], vocabulary: int, past: int, generator: np.random.Generator
 ) -> npt.NDArray[Any]:
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
@@ -84,5 +96,5 @@ def _array(
     if spec.name == "token_type_ids":
         return np.zeros(shape, dtype)
     if spec.name == "position_ids":
-        return np.ascontiguousarray(np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape))
+        return np.ascontiguousarray(np.broadcast_to(np.arange(past, past + shape[-1], dtype=dtype), shape))
     return generator.integers(0, min(vocabulary, np.iinfo(dtype).max), size=shape, dtype=dtype)

@@ -23,7 +23,7 @@ from nsn_edge.ladder import RankLadder
 from nsn_edge.progress import Progress, silent
 from nsn_edge.runtimes.engines import Engine, LoadedGraph
 from nsn_edge.runtimes.profiling.host import Host, describe_host
-from nsn_edge.runtimes.profiling.inputs import Inputs, synthesise_inputs, vocabulary_size
+from nsn_edge.runtimes.profiling.inputs import PAST_LENGTH, Inputs, synthesise_inputs, vocabulary_size
 from nsn_edge.runtimes.profiling.measure import Clock, MeasureSettings, measure
 from nsn_edge.runtimes.profiling.memory import peak_memory_mb
 from nsn_edge.runtimes.profiling.result import Profile, RungProfile
@@ -41,7 +41,8 @@ class ProfileSettings:
     sequence_length: int = 128
     """Fills the dimension `sequence_length`."""
     dimensions: Mapping[str, int] = field(default_factory=dict)
-    """Fills other named dimensions; wins over the two above."""
+    """Fills other named dimensions; wins over the two above. `past_sequence_length`, tokens in a decoder's cache, is 0
+    unless given here."""
     form: str = "static"
     """Which graphs: one per rung, or one with a `rank` input (`sliced`, `masked`)."""
     measure: MeasureSettings = field(default_factory=MeasureSettings)
@@ -51,13 +52,14 @@ class ProfileSettings:
         if self.form not in GRAPH_FORMS:
             raise UsageError(f"unknown form {self.form!r}", f"choose {', '.join(GRAPH_FORMS)}")
         for name, size in self.sizes.items():
-            if size < 1:
+            if size < (0 if name == PAST_LENGTH else 1):
                 raise UsageError(f"the dimension {name!r} cannot be {size}", "sizes are 1 or more")
 
     @property
     def sizes(self) -> dict[str, int]:
         """Every known dimension by name."""
-        return {"batch_size": self.batch_size, "sequence_length": self.sequence_length, **self.dimensions}
+        own = {"batch_size": self.batch_size, "sequence_length": self.sequence_length, PAST_LENGTH: 0}
+        return {**own, **self.dimensions}
 
 
 def profile_bundle(
@@ -122,12 +124,15 @@ def _chosen_ranks(bundle: Bundle, ranks: Sequence[int] | None) -> list[int]:
 
 def _inputs(bundle: Bundle, settings: ProfileSettings) -> Inputs:
     longest = bundle.manifest.task.max_length
-    length = settings.sizes["sequence_length"]
+    past = settings.sizes[PAST_LENGTH]
+    length = past + settings.sizes["sequence_length"]
     takes_sequences = any("sequence_length" in spec.shape for spec in bundle.manifest.inputs)
     if takes_sequences and longest is not None and length > longest:
         raise UsageError(
             f"a sequence of {length} is longer than the {longest} that {bundle.manifest.model} takes",
-            f"ask for --sequence {longest} or less",
+            f"ask for {longest} or less: --sequence and --past together"
+            if past
+            else f"ask for --sequence {longest} or less",
         )
     return synthesise_inputs(bundle.manifest.inputs, settings.sizes, vocabulary=vocabulary_size(bundle))
 

@@ -83,3 +83,33 @@ def test_the_vocabulary_comes_from_the_tokenizer(text_bundle: tuple[Path, object
         assert vocabulary_size(bundle) == SAFE_IDS
     (path / "tokenizer.json").unlink()
     assert vocabulary_size(bundle) == SAFE_IDS
+
+
+PAST = TensorSpec("past_key_values.0.key", "float32", ("batch_size", 2, "past_sequence_length", 8))
+DECODER = [
+    TensorSpec("input_ids", "int64", TOKENS),
+    TensorSpec("attention_mask", "int64", ("batch_size", "past_sequence_length + sequence_length")),
+    TensorSpec("position_ids", "int64", TOKENS),
+    PAST,
+]
+
+
+@pytest.mark.parametrize("past", [0, 7])
+def test_a_decoder_s_mask_covers_the_cache_and_positions_go_on_after_it(past: int) -> None:
+    inputs = synthesise_inputs(DECODER, {**SIZES, "past_sequence_length": past})
+    assert inputs["past_key_values.0.key"].shape == (2, 2, past, 8)
+    assert inputs["attention_mask"].shape == (2, past + 5)
+    assert (inputs["attention_mask"] == 1).all()
+    assert (inputs["position_ids"] == [list(range(past, past + 5))] * 2).all()
+
+
+def test_only_the_cache_may_be_empty() -> None:
+    with pytest.raises(UsageError, match=r"'input_ids' would have the shape \[2, 0\]"):
+        synthesise_inputs(DECODER, {"batch_size": 2, "sequence_length": 0, "past_sequence_length": 4})
+    with pytest.raises(UsageError, match=r"shape \[2, 2, -1, 8\]"):
+        synthesise_inputs([PAST], {**SIZES, "past_sequence_length": -1})
+
+
+def test_a_part_of_a_sum_without_a_size_is_named() -> None:
+    with pytest.raises(UsageError, match="dimension 'past_sequence_length'"):
+        synthesise_inputs(DECODER, SIZES)
