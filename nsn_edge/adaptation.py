@@ -15,7 +15,7 @@ from nsn_edge.calibration import collect_covariances, text_batches
 from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.convert import NSNConfig, default_filter, nsnify_
 from nsn_edge.corpus import documentation_corpus
-from nsn_edge.errors import UsageError
+from nsn_edge.errors import UnsupportedModelError, UsageError
 from nsn_edge.pretrained import MINILM, Pretrained, load_pretrained
 from nsn_edge.progress import Progress, silent
 
@@ -75,10 +75,17 @@ def adapt(
 
     Raises:
         UsageError: unknown task or folder, or no text.
-        UnsupportedModelError: no layers that can be cut.
+        UnsupportedModelError: no layers that can be cut, or a model that was not trained for the task.
         NsnEdgeError: the model cannot be loaded, or a weight is not finite.
     """
-    return adapt_pretrained(load_pretrained(name_or_path, task), config, text, progress)
+    pretrained = load_pretrained(name_or_path, task)
+    if pretrained.untrained:
+        raise UnsupportedModelError(
+            f"{name_or_path} was not trained for {task}: it has no {pretrained.untrained[0]}"
+            + (f" and {len(pretrained.untrained) - 1} more" if len(pretrained.untrained) > 1 else ""),
+            "choose the task that it was made for with --task, or train it for this one first",
+        )
+    return adapt_pretrained(pretrained, config, text, progress)
 
 
 def adapt_pretrained(

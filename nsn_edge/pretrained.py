@@ -9,12 +9,13 @@ import contextlib
 import importlib.util
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nsn_edge.bundle import TaskSpec
+from nsn_edge.bundle import TaskSpec, is_bundle_folder
 from nsn_edge.errors import MissingDependencyError, NsnEdgeError, UnsupportedModelError, UsageError
 
 MINILM = "minilm"
@@ -28,6 +29,7 @@ MODEL_CLASSES = {
 """The transformers class by task; the names are Optimum's."""
 
 _EMBEDDER_MODULES = {"Transformer", "Pooling", "Normalize"}
+_LONGEST_REASON = 300
 _UNLIMITED = 1_000_000  # tokenizers that know no limit report a number beyond any
 
 
@@ -45,6 +47,8 @@ class Pretrained:
     """A name for people."""
     assets: Path
     """The folder with its tokenizer files."""
+    untrained: tuple[str, ...] = ()
+    """Parameters that the files lack, so that they are random: a head that is still to be trained."""
 
 
 def minilm_folder() -> Path:
@@ -84,12 +88,16 @@ def load_pretrained(name_or_path: str | Path = MINILM, task: str = "feature-extr
     source = str(minilm_folder()) if name == MINILM else name
     if not Path(source).is_dir() and _looks_like_a_path(source):
         raise UsageError(f"no folder {source}", f"name a local folder, a hub id, or {MINILM}")
+    _refuse_our_own(Path(source))
     try:
         # First the one file that every model has: an unreachable hub is then waited for once, not once a file.
         config = _fetch(source, "config.json", required=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model_class = getattr(transformers, MODEL_CLASSES[task])
-        model = model_class.from_pretrained(source, trust_remote_code=False, use_safetensors=True)
+        with _quiet_loading():
+            model, report = model_class.from_pretrained(
+                source, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            )
         pooling, normalize = _pooling(source) if task == "feature-extraction" else (None, False)
         max_length = _max_length(source, model, tokenizer)
     except NsnEdgeError:
@@ -103,7 +111,23 @@ def load_pretrained(name_or_path: str | Path = MINILM, task: str = "feature-extr
         task=TaskSpec(name=task, pooling=pooling, normalize=normalize, max_length=max_length),
         name="all-MiniLM-L6-v2" if name == MINILM else Path(name).resolve().name,
         assets=config.parent,
+        untrained=tuple(sorted(name for name in report["missing_keys"] if not _is_idle(name, task))),
     )
+
+
+def _refuse_our_own(folder: Path) -> None:
+    """transformers would read a nested checkpoint as a model whose linear layers are missing, and make random ones."""
+    from nsn_edge.checkpoint import is_checkpoint_folder
+
+    if is_checkpoint_folder(folder):
+        raise UsageError(f"{folder} is a nested checkpoint already", f"next: nsn-edge export {folder} -o BUNDLE")
+    if is_bundle_folder(folder):
+        raise UsageError(f"{folder} is an exported bundle, not a model to adapt", "name the original model")
+
+
+def _is_idle(parameter: str, task: str) -> bool:
+    """Whether nothing of a parameter reaches the outputs: features are taken before the pooler."""
+    return task == "feature-extraction" and parameter.startswith("pooler.")
 
 
 def _looks_like_a_path(name: str) -> bool:
@@ -118,8 +142,14 @@ def _explained(name: str, error: Exception) -> NsnEdgeError:
             f"{name} has no safetensors weights", "convert it: load it in transformers and save_pretrained it"
         )
     return NsnEdgeError(
-        f"cannot load {name}: {text[:200]}", f"check the name and the network, or name a local folder or {MINILM}"
+        f"cannot load {name}: {_shortened(text)}", f"check the name and the network, or name a local folder or {MINILM}"
     )
+
+
+def _shortened(text: str) -> str:
+    """The first sentence, or as much of it as fits a line."""
+    sentence = re.split(r"\.+(?=\s|$)", text, maxsplit=1)[0]
+    return sentence if len(sentence) <= _LONGEST_REASON else sentence[:_LONGEST_REASON].rsplit(" ", 1)[0] + " ..."
 
 
 def _fetch(source: str, filename: str, required: bool = False) -> Path | None:
@@ -152,6 +182,19 @@ def _quiet_hub() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without transformers' paragraphs about weights: what matters of them is in `Pretrained.untrained`."""
+    from transformers.utils import logging as messages
+
+    before = messages.get_verbosity()
+    messages.set_verbosity_error()
+    try:
+        yield
+    finally:
+        messages.set_verbosity(before)
 
 
 def _read_json(source: str, filename: str) -> Any:

