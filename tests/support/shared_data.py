@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-
 
 def data_root() -> Path:
     """Where the data is looked for."""
@@ -16,6 +14,8 @@ def data_root() -> Path:
 
 def shared_data(name: str) -> Path:
     """A folder of the data; skips the test where it is absent."""
+    import pytest  # benchmarks look for data too, without it
+
     folder = data_root() / name
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set NSN_EDGE_DATA to the folder that holds {name}")

@@ -21,6 +21,13 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from nsn_edge.bundle import TaskSpec
+from nsn_edge.calibration import collect_covariances
+from nsn_edge.checkpoint import Checkpoint
+from nsn_edge.convert import NSNConfig, default_filter, nsnify_
+from nsn_edge.runtimes.generation import Decoder
+from nsn_edge.runtimes.generation.generator import left_padded
+
 BOS, EOS = 1, 2
 """A text begins with the first; the model's author stops at either."""
 
@@ -141,3 +148,43 @@ def published_text(folder: Path) -> str:
     lines = (folder / "stories260K.md").read_text(encoding="utf-8").splitlines()
     command = next(number for number, line in enumerate(lines) if line.endswith("-t 0.0"))
     return "\n".join(itertools.takewhile(lambda line: line != "```", lines[command + 1 :]))
+
+
+def told_stories(model: LlamaForCausalLM, stories: int, length: int, seed: int) -> torch.Tensor:
+    """Stories that the model tells at temperature 1: int64 `[stories, length]`, the first token `<s>`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        begin = torch.full((stories, 1), BOS)
+        return model.generate(
+            begin,
+            attention_mask=torch.ones_like(begin),
+            max_new_tokens=length - 1,
+            do_sample=True,
+            top_k=0,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+
+
+def nested_checkpoint(
+    folder: Path, assets: Path, method: str = "whitened", told: torch.Tensor | None = None
+) -> Checkpoint:
+    """The model cut into nested factors; for `whitened`, calibrated on what `told_stories` gives."""
+    model = load_model(folder)
+    covariances = None
+    if told is not None:
+        batches = [{"input_ids": part} for part in told.split(16)]
+        covariances = collect_covariances(model, batches, default_filter)
+    nsnify_(model, NSNConfig(method=method, align=1), covariances=covariances)
+    task = TaskSpec("text-generation", max_length=model.config.max_position_embeddings)
+    return Checkpoint(model, task, "stories260K", assets=write_assets(folder, assets))
+
+
+def perplexity(decoder: Decoder, texts: np.ndarray, rank: int) -> float:
+    """Of tokens `[texts, length]`, the first of each given, at a rank of the runtime."""
+    step = decoder.step(*left_padded(texts.tolist()), decoder.empty_cache(len(texts)), rank)
+    logits = step.logits[:, :-1].astype(np.float64)
+    logits -= logits.max(axis=-1, keepdims=True)
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    chosen = np.take_along_axis(log_probabilities, texts[:, 1:, None], axis=-1)
+    return float(np.exp(-chosen.mean()))
