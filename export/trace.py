@@ -28,6 +28,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import nn
 
+from nsn_edge.atomic import named_disk_errors
 from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.errors import ExportError, UnsupportedModelError, UsageError
 from nsn_edge.export.graph import DOMAIN, NESTED_LINEAR, Graph
@@ -125,10 +126,10 @@ def _trace(model: nn.Module, export: Any) -> Graph:
         )
     with tempfile.TemporaryDirectory(prefix="nsn-edge-trace-") as folder:
         file = Path(folder) / "traced.onnx"
-        with _as_single_nodes(layers), _quiet_tracer(), torch.no_grad():
+        with named_disk_errors(file), _as_single_nodes(layers), _quiet_tracer(), torch.no_grad():
             try:
                 export(file)
-            except (UnsupportedModelError, ExportError):
+            except (UnsupportedModelError, ExportError, OSError):
                 raise
             except Exception as error:
                 raise ExportError(

@@ -12,6 +12,8 @@ Nothing is unpickled, and the class is looked up in transformers alone.
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -70,11 +72,9 @@ class Checkpoint:
             UsageError: `path` holds something that is not a checkpoint.
             NsnEdgeError: the disk is full or cannot be written.
         """
-        from safetensors.torch import save_file
-
         manifest = self._manifest()
         with atomic_folder(Path(path), is_checkpoint_folder) as folder:
-            save_file(_tensors(self.model), folder / WEIGHTS_NAME, metadata={"format": "pt"})
+            _save_tensors(_tensors(self.model), folder / WEIGHTS_NAME)
             (folder / WEIGHTS_NAME).chmod(folder.stat().st_mode & 0o666)  # safetensors gives it to its owner alone
             if _is_transformers(self.model):
                 self.model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
@@ -284,6 +284,23 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
         unique[first] = tensor.clone() if storage in storages else tensor
         storages.add(storage)
     return unique
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write a safetensors file. That library reports a full disk as its own error, with the number in the text.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+        raise
 
 
 def _tied_names(model: nn.Module) -> list[tuple[str, list[str]]]:
