@@ -22,6 +22,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 _TOKENIZER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _FEATURES = "feature-extraction"
+_GENERATION = "text-generation"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class TextEmbedder:
         if self._task.name != _FEATURES:
             raise UsageError(
                 f"{session.bundle.path} is a bundle for {self._task.name}, not for {_FEATURES}",
-                "give its inputs as arrays instead",
+                "continue a text with --prompt"
+                if self._task.name == _GENERATION
+                else "give its inputs as arrays instead",
             )
         self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in manifest.inputs}
         if strays := sorted(set(self._dtypes) - set(_TOKENIZER_INPUTS)):

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
+from nsn_edge.bundle.manifest import GRAPH_FORMS
 from nsn_edge.cli.common import emit, progress_bar, read_texts, verb_options
+from nsn_edge.cli.prompt import Prompting, continue_prompts, prompt_options
 from nsn_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ _SHOWN_CHARS = 240
 @click.command(name="run")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--query", "queries", multiple=True, help="What to look for. Repeat it. Default: lines from stdin.")
+@prompt_options
 @click.option("--rank", type=int, help="Answer at this rank. Default: the top one.")
 @click.option("--flops", type=float, help="Answer at the best rank within this fraction of the dense linear FLOPs.")
 @click.option("--policy", type=click.Path(path_type=Path), help="Let this policy choose, from this device's sensors.")
@@ -43,7 +46,7 @@ _SHOWN_CHARS = 240
     "--form",
     default="static",
     show_default=True,
-    type=click.Choice(["static", "sliced", "masked"]),
+    type=click.Choice(GRAPH_FORMS),
     help="static answers at the rungs, the others at any rank.",
 )
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(0), help="Per inference; 0: every core.")
@@ -65,12 +68,14 @@ def command(
     threads: int,
     provider: str,
     memory_budget_mb: float | None,
+    prompting: Prompting,
     as_json: bool,
 ) -> None:
-    """Search Python's documentation (or your own texts) with the sentence encoder in BUNDLE.
+    """Continue --prompt with the decoder in BUNDLE, or search Python's documentation (or your own texts) with the
+    sentence encoder in it.
 
     Without --query, queries are read from stdin, one per line. A bundle of another kind runs with --inputs.
-    With --json there is one document per line and query.
+    With --json there is one document per line and query or prompt.
     """
     from nsn_edge.runtimes.engines import OnnxRuntimeEngine
     from nsn_edge.runtimes.session import EdgeSession
@@ -79,6 +84,8 @@ def command(
         raise UsageError("--rank, --flops and --policy each choose the rank", "give one of them")
     if inputs is not None and (queries or texts):
         raise UsageError("--inputs runs arrays, --query and --texts search", "give the ones or the others")
+    if prompting.prompts and (queries or texts or inputs is not None):
+        raise UsageError("--prompt continues a text, --query, --texts and --inputs do something else", "run them apart")
     if outputs is not None and inputs is None:
         raise UsageError("--outputs saves what --inputs gives", "give --inputs FILE.npz too")
     engine = OnnxRuntimeEngine(threads=threads, provider=provider)
@@ -89,7 +96,9 @@ def command(
         if rank is not None:
             session.switch(rank).result()
         with _governed(session, policy):
-            if inputs is not None:
+            if prompting.prompts:
+                continue_prompts(session, prompting, as_json)
+            elif inputs is not None:
                 _run_arrays(session, inputs, outputs, as_json)
             else:
                 _search(session, queries, texts, index_rank, top_k, as_json)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,32 @@ class Generation:
     def decode_ms_per_token(self) -> float | None:
         """Mean of `decode_ms`; None where the prompt gave the only token."""
         return sum(self.decode_ms) / len(self.decode_ms) if self.decode_ms else None
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        """Of this prompt."""
+        return len(self.prompt) / self.prefill_ms * 1e3
+
+    @property
+    def decode_tokens_per_s(self) -> float | None:
+        """Of this text; None where the prompt gave the only token."""
+        return 1e3 / self.decode_ms_per_token if self.decode_ms_per_token else None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {
+            "schema_version": 1,
+            "kind": "generation",
+            "text": self.text,
+            "tokens": self.tokens,
+            "ranks": self.ranks,
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": len(self.prompt),
+            "prefill_ms": self.prefill_ms,
+            "decode_ms_per_token": self.decode_ms_per_token,
+            "prefill_tokens_per_s": self.prefill_tokens_per_s,
+            "decode_tokens_per_s": self.decode_tokens_per_s,
+        }
 
 
 class Generator:
