@@ -23,7 +23,12 @@ def main() -> None:
     options = parser.parse_args()
     file = ROOT / "README.md"
     before = file.read_text(encoding="utf-8")
-    after = with_tables(before, {"rungs": rungs_table(load("rungs")), "footprint": footprint_table()})
+    tables = {
+        "rungs": rungs_table(load("rungs")),
+        "calibration": calibration_table(load("calibration")),
+        "footprint": footprint_table(),
+    }
+    after = with_tables(before, tables)
     if options.check:
         sys.exit("README.md differs from benchmarks/results: run benchmarks/readme_tables.py" if after != before else 0)
     file.write_text(after, encoding="utf-8")
@@ -61,6 +66,26 @@ def rungs_table(data: dict[str, Any]) -> str:
             f"| {name} | {item['flops_fraction']:.0%} | {item['p50_ms']:.1f} | {item['p99_ms']:.1f} "
             f"| {item['relative_to_dense']:.2f} | {item['spearman']:.3f} |"
         )
+    return "\n".join(lines)
+
+
+def calibration_table(data: dict[str, Any]) -> str:
+    found: dict[tuple[str, str, str], dict[float, float]] = {}
+    for row in data["rows"]:
+        key = (row["judged_on"], row["calibrated_on"], row["method"])
+        found.setdefault(key, {})[row["flops_fraction"]] = row["spearman"]
+    fractions = sorted({row["flops_fraction"] for row in data["rows"]}, reverse=True)
+    lines = [
+        "Spearman against dense by calibration text (`python benchmarks/calibration.py`, "
+        "[results](benchmarks/results/calibration.json)):",
+        "",
+        "| judged on | calibrated on | " + " | ".join(f"{fraction:.0%}" for fraction in fractions) + " |",
+        "|---|---|" + "--:|" * len(fractions),
+    ]
+    for (judged_on, calibrated_on, method), values in sorted(found.items()):
+        way = "nothing (plain SVD)" if method == "svd" else calibrated_on
+        cells = " | ".join(f"{values[fraction]:.3f}" for fraction in fractions)
+        lines.append(f"| {judged_on} | {way} | {cells} |")
     return "\n".join(lines)
 
 
