@@ -14,16 +14,16 @@ import onnx_ir as ir
 
 from nsn_edge._version import __version__
 from nsn_edge.atomic import atomic_folder
-from nsn_edge.bundle import Artifact, Bundle, Manifest, TensorSpec, is_bundle_folder
+from nsn_edge.bundle import Artifact, BoundTensor, Bundle, Manifest, TensorSpec, is_bundle_folder
 from nsn_edge.bundle.manifest import GRAPH_FORMS
 from nsn_edge.bundle.store import sha256_of
 from nsn_edge.checkpoint import ASSET_NAMES, Checkpoint
 from nsn_edge.errors import UsageError
 from nsn_edge.export.graph import Graph, spec_of, truncated
-from nsn_edge.export.lowering import lower_masked, lower_sliced, lower_static
+from nsn_edge.export.lowering import lower_bound, lower_gated, lower_masked, lower_sliced, lower_static
 from nsn_edge.export.trace import trace
 from nsn_edge.export.weights import WEIGHTS_NAME, WeightStore
-from nsn_edge.ladder import RankLadder
+from nsn_edge.ladder import RankLadder, Rung
 from nsn_edge.progress import Progress, silent
 
 DEFAULT_FRACTIONS = (0.75, 0.5, 0.35, 0.25)
@@ -46,6 +46,9 @@ class ExportConfig:
     """Whether the top rung is the original dense model."""
     forms: tuple[str, ...] = GRAPH_FORMS
     """Which of `GRAPH_FORMS` to write."""
+    merge: bool = True
+    """Whether layers past their break-even rank are multiplied out when a rung is loaded: the fastest. Without it every
+    rung stays factored, so that an engine with `share_weights` holds one copy of the weights for all rungs."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.forms) - set(GRAPH_FORMS))
@@ -95,7 +98,7 @@ def export_bundle(
         progress("trace", 0, 1)
         graph = graph or trace(checkpoint)
         progress("trace", 1, 1)
-        artifacts, outputs = _write_graphs(graph, ladder, config.forms, folder, progress)
+        artifacts, outputs, bound_tensors = _write_graphs(graph, ladder, config, folder, progress)
         artifacts += _copy_assets(checkpoint.assets, folder)
         manifest = Manifest(
             model=checkpoint.name,
@@ -105,6 +108,7 @@ def export_bundle(
             inputs=tuple(spec_of(value) for value in graph.model.graph.inputs),
             outputs=outputs,
             artifacts=tuple(artifacts),
+            bound_tensors=bound_tensors,
             created_by={"nsn-edge": __version__, "python": platform.python_version(), **_versions()},
         )
         Bundle.write_manifest(folder, manifest)
@@ -112,45 +116,55 @@ def export_bundle(
 
 
 def _write_graphs(
-    graph: Graph, ladder: RankLadder, forms: Sequence[str], folder: Path, progress: Progress
-) -> tuple[list[Artifact], tuple[TensorSpec, ...]]:
-    """Lower and save every graph; return the files, and the outputs that all graphs share."""
-    jobs: list[tuple[str, int | None, str]] = []
-    for form in forms:
+    graph: Graph, ladder: RankLadder, config: ExportConfig, folder: Path, progress: Progress
+) -> tuple[list[Artifact], tuple[TensorSpec, ...], tuple[BoundTensor, ...]]:
+    """Lower and save every graph; return the files, the outputs that all graphs share, and what `bound` binds."""
+    jobs: list[tuple[str, Rung | None, str]] = []
+    for form in config.forms:
         if form == "static":
-            jobs += [("static", rung.rank, "dense" if rung.dense else f"rank-{rung.rank:03d}") for rung in ladder.rungs]
+            jobs += [("static", rung, "dense" if rung.dense else f"rank-{rung.rank:03d}") for rung in ladder.rungs]
         else:
             jobs.append((form, None, form))
     factored = [rung.rank for rung in ladder.rungs if not rung.dense]
-    if set(forms) == {"static"} and factored:
+    if set(config.forms) == {"static"} and factored:
         graph = truncated(graph, ladder.layer_ranks(factored[-1]))
     artifacts = []
     outputs: tuple[TensorSpec, ...] = ()
+    bound_tensors: tuple[BoundTensor, ...] = ()
     with WeightStore(folder) as store:
-        for done, (form, rank, stem) in enumerate(jobs):
+        for done, (form, rung, stem) in enumerate(jobs):
             progress("export", done, len(jobs))
-            if rank is not None:
-                model = lower_static(graph, ladder.rung(rank), store)
+            if rung is not None:
+                model = lower_static(graph, rung, store, merge=config.merge)
+            elif form == "gated":
+                model = lower_gated(graph, ladder, store, merge=config.merge)
+            elif form == "bound":
+                model, bound_tensors = lower_bound(graph, store)
             else:
                 model = lower_sliced(graph, store) if form == "sliced" else lower_masked(graph, store)
             file = folder / f"{stem}.onnx"
             outputs = tuple(spec_of(value) for value in model.graph.outputs)
-            weight_bytes = _referenced_bytes(model)
+            weight_bytes = _referenced_bytes(model, bound_tensors if form == "bound" else ())
             ir.save(model, file)
+            rank = None if rung is None else rung.rank
             artifacts.append(_artifact("graph", file, form=form, rank=rank, weight_bytes=weight_bytes))
     progress("export", len(jobs), len(jobs))
-    return [*artifacts, _artifact("weights", folder / WEIGHTS_NAME)], outputs
+    return [*artifacts, _artifact("weights", folder / WEIGHTS_NAME)], outputs, bound_tensors
 
 
-def _referenced_bytes(model: ir.Model) -> int:
-    """Bytes of distinct external data that a graph refers to."""
-    spans: dict[int, int] = {}
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor):
-            assert tensor.offset is not None
-            spans[tensor.offset] = max(spans.get(tensor.offset, 0), tensor.length or 0)
-    return sum(spans.values())
+def _referenced_bytes(model: ir.Model, bound_tensors: Sequence[BoundTensor]) -> int:
+    """Bytes of distinct external data that a graph, its branches included, refers to or takes as inputs."""
+    ends: dict[int, int] = {tensor.offset: tensor.end for tensor in bound_tensors}
+    graphs = {id(graph): graph for graph in (model.graph, *(node.graph for node in model.graph.all_nodes()))}
+    for graph in graphs.values():
+        assert isinstance(graph, ir.Graph)
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                assert tensor.offset is not None
+                end = tensor.offset + (tensor.length or 0)
+                ends[tensor.offset] = max(ends.get(tensor.offset, 0), end)
+    return sum(end - offset for offset, end in ends.items())
 
 
 def _copy_assets(assets: Path | None, folder: Path) -> list[Artifact]:

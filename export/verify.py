@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from nsn_edge.bundle import Bundle
+from nsn_edge.bundle import Bundle, MappedFactors
 from nsn_edge.bundle.manifest import FORMS_WITH_DENSE_RUNG, GRAPH_FORMS, RANK_INPUT, Artifact
 from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.errors import EngineError, UsageError, VerificationError
 from nsn_edge.export.reference import Batch, Case, Reference
+from nsn_edge.ladder import Rung
 from nsn_edge.progress import Progress, silent
 
 DEFAULT_TOLERANCE = 1e-4
@@ -117,6 +118,7 @@ def verify_bundle(
         raise UsageError(f"{bundle.path} was exported from another model than this checkpoint")
     pairs = [(artifact, rank) for artifact in _graphs(bundle) for rank in _ranks(bundle, artifact)]
     reference = Reference(checkpoint.model, [spec.name for spec in bundle.manifest.inputs], batches)
+    rungs = [Rung(rung.rank, rung.dense) for rung in bundle.manifest.ladder.rungs]
     checks: list[Check] = []
     session: Any = None
     loaded: Artifact | None = None
@@ -124,9 +126,10 @@ def verify_bundle(
         progress("verify", len(checks), len(pairs))
         if artifact is not loaded:
             session, loaded = _open(bundle, artifact), artifact
-        dense = artifact.form in FORMS_WITH_DENSE_RUNG and bundle.manifest.ladder.rung(rank).dense
+        dense = artifact.form in FORMS_WITH_DENSE_RUNG and Rung(rank, dense=True) in rungs
         cases = reference.at(rank, dense)
-        outputs = (_run(session, artifact, case.feeds, rank) for case in cases)
+        extra = _extra_inputs(bundle, artifact, rank)
+        outputs = (_run(session, artifact, {**case.feeds, **extra}, rank) for case in cases)
         checks.append(_compare(artifact, rank, dense, outputs, cases, tolerance))
     progress("verify", len(pairs), len(pairs))
     return Verification(tuple(checks))
@@ -148,6 +151,13 @@ def _ranks(bundle: Bundle, artifact: Artifact) -> list[int]:
     return sorted(rungs | {1, top} | between)
 
 
+def _extra_inputs(bundle: Bundle, artifact: Artifact, rank: int) -> Batch:
+    """What a form takes besides the model's inputs."""
+    if artifact.form == "static":
+        return {}
+    return MappedFactors(bundle).at(rank) if artifact.form == "bound" else {RANK_INPUT: np.array(rank, dtype=np.int64)}
+
+
 def _open(bundle: Bundle, artifact: Artifact) -> Any:
     import onnxruntime
 
@@ -160,8 +170,6 @@ def _open(bundle: Bundle, artifact: Artifact) -> Any:
 def _run(session: Any, artifact: Artifact, batch: Batch, rank: int) -> dict[str, np.ndarray]:
     names = [value.name for value in session.get_inputs()]
     feeds = {name: batch[name] for name in names if name in batch}
-    if artifact.rank is None:
-        feeds[RANK_INPUT] = np.array(rank, dtype=np.int64)
     try:
         outputs = session.run(None, feeds)
     except Exception as error:

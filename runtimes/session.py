@@ -85,7 +85,7 @@ class EdgeSession:
         self.engine = engine
         """What executes the graphs."""
         self.form = form
-        """`static`, `sliced` or `masked`."""
+        """One of `GRAPH_FORMS`."""
         self._listener = listener
         self._loader = ThreadPoolExecutor(
             max_workers=1,
@@ -125,7 +125,8 @@ class EdgeSession:
         Args:
             bundle: a folder, or a bundle already opened (which is not checked again).
             engine: executes the graphs; onnxruntime on one CPU thread by default.
-            form: `static` answers at the rungs, each at its own full speed; `sliced` and `masked` at any rank.
+            form: `static` answers at the rungs, each at its own full speed; `gated`, `bound`, `sliced` and `masked` at
+                any rank.
             rank: to begin with; by default the highest that fits the budget.
             memory_budget_mb: 10^6 bytes of weights that may stay in memory, by the manifest's `weight_bytes`. A switch
                 needs the old and the new rung at once and may exceed it for that moment. None: no limit.

@@ -68,6 +68,7 @@ class _RankInput:
         self.rank = ir.Value(name=RANK_INPUT, shape=ir.Shape(()), type=ir.TensorType(ir.DataType.INT64))
         self._by_curve: dict[RankCurve, ir.Value] = {}
         top = rewriter.graph.ladder.max_rank
+        self.rank_check = f"rank_outside_1..{top}"
         one = rewriter.constant("rank.one", ir.Tensor(np.array(1, dtype=np.int64)))
         past_end = rewriter.constant("rank.past_end", ir.Tensor(np.array([top], dtype=np.int64)))
         too_low = self.tape.op("Less", [self.rank, one])
@@ -80,6 +81,8 @@ class _RankInput:
         if curve not in self._by_curve:
             table = self.rewriter.constant(f"rank.table.{len(self._by_curve)}", ir.Tensor(curve.table()))
             self._by_curve[curve] = self.tape.op("Gather", [table, self._index], {"axis": 0})
+            # Named for the error that an engine reports.
+            self.tape.nodes[-1].name = f"{self.rank_check}.{len(self._by_curve)}"
         return self._by_curve[curve]
 
     def finish(self, build: Callable[[Rewriter, Tape, NestedNode], ir.Value], name: str) -> ir.Model:

@@ -1,11 +1,14 @@
 """`static`: the graph of one rung. Plain ONNX; a rung is an ordinary model.
 
     factored    x -> MatMul(A_r^T) -> MatMul(B_r) -> + bias
-    merged      x -> MatMul(A_r^T B_r) -> + bias        at and past the layer's break-even rank
+    merged      x -> MatMul(A_r^T B_r) -> + bias        at and past the layer's break-even rank, unless `merge=False`
     dense       x -> MatMul(W^T) -> + bias              the original weights
 
 `A_r^T` and the merged product are written as nodes over constants, not as tensors: the runtime folds them when
 it loads the graph, so neither costs a byte of disk, and the factors stay shared by all rungs.
+
+A merged product exists in memory once per rung. Where rungs shall share one mapped copy of the weights (an engine with
+`share_weights`), nothing may be folded, so layers stay factored with `merge=False`.
 """
 
 from __future__ import annotations
@@ -21,8 +24,14 @@ from nsn_edge.export.weights import WeightStore
 from nsn_edge.ladder import Rung
 
 
-def lower_static(graph: Graph, rung: Rung, store: WeightStore) -> ir.Model:
+def lower_static(graph: Graph, rung: Rung, store: WeightStore, *, merge: bool = True) -> ir.Model:
     """The graph of one rung.
+
+    Args:
+        graph: traced.
+        rung: which.
+        store: holds the weights.
+        merge: multiply the factors of layers at and past their break-even rank.
 
     Raises:
         RankError: the rung's rank is outside `1..R`.
@@ -40,7 +49,7 @@ def lower_static(graph: Graph, rung: Rung, store: WeightStore) -> ir.Model:
         a = rewriter.stored(name_of(nested.a), tensor_of(nested.a), rows=rank)
         b = rewriter.stored(name_of(nested.b), tensor_of(nested.b), rows=rank)
         a_t = tape.op("Transpose", [a], {"perm": [1, 0]})
-        if layers[nested.layer].is_merged(rank):
+        if merge and layers[nested.layer].is_merged(rank):
             product = tape.op("MatMul", [nested.x, tape.op("MatMul", [a_t, b])])
         else:
             product = tape.op("MatMul", [tape.op("MatMul", [nested.x, a_t]), b])

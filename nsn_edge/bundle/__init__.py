@@ -8,15 +8,18 @@ bundle/
   tokenizer.json ...  so that no hub is needed on the device
 """
 
-from nsn_edge.bundle.manifest import SCHEMA_VERSION, Artifact, Manifest, TaskSpec, TensorSpec
+from nsn_edge.bundle.manifest import SCHEMA_VERSION, Artifact, BoundTensor, Manifest, TaskSpec, TensorSpec
+from nsn_edge.bundle.mapped import MappedFactors
 from nsn_edge.bundle.store import MANIFEST_NAME, Bundle, is_bundle_folder
 
 __all__ = [
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
     "Artifact",
+    "BoundTensor",
     "Bundle",
     "Manifest",
+    "MappedFactors",
     "TaskSpec",
     "TensorSpec",
     "is_bundle_folder",

@@ -18,11 +18,15 @@ from nsn_edge.ladder import RankLadder
 
 SCHEMA_VERSION = 1
 
-GRAPH_FORMS = ("static", "sliced", "masked")
-"""`static`: one graph per rung. `sliced`, `masked`: one graph with an int64 scalar input `rank`."""
+GRAPH_FORMS = ("static", "gated", "bound", "sliced", "masked")
+"""`static`: one graph per rung. `gated`, `sliced`, `masked`: one graph with an int64 scalar input `rank`. `bound`: one
+graph whose factors are inputs, see `BoundTensor`."""
+
+FORMS_WITH_DENSE_RUNG = ("static", "gated")
+"""Forms that hold the rungs' own graphs, so at a dense top rung the original weights; the others hold factors alone."""
 
 RANK_INPUT = "rank"
-"""The name of that input."""
+"""The name of the rank input of `gated`, `sliced` and `masked`."""
 
 _Value = TypeVar("_Value")
 
@@ -106,6 +110,39 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class BoundTensor:
+    """A factor in the weights file that the graph of form `bound` takes as an input: at layer rank `r`, its first `r`
+    rows."""
+
+    name: str
+    """Of the graph's input."""
+    layer: str
+    """The nested layer, whose rank curve says how many rows."""
+    offset: int
+    """Bytes from the beginning of the weights file."""
+    dtype: str
+    """numpy's name."""
+    shape: tuple[int, int]
+    """`[full layer rank, features]`, row-major."""
+
+    @property
+    def end(self) -> int:
+        """Bytes from the beginning of the file to the end of the tensor."""
+        return self.offset + self.shape[0] * self.shape[1] * np.dtype(self.dtype).itemsize
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BoundTensor:
+        """Read and check one factor's entry."""
+        spec = TensorSpec.from_json(data)
+        rows, features = (*spec.shape, 0, 0)[:2]
+        if len(spec.shape) != 2 or not isinstance(rows, int) or not isinstance(features, int):
+            raise BundleError(f"the manifest has a bad shape {list(spec.shape)} for the factor {spec.name!r}")
+        if np.dtype(spec.dtype).kind != "f":
+            raise BundleError(f"the factor {spec.name!r} cannot be {spec.dtype}")
+        return cls(spec.name, _get(data, "layer", str), _get(data, "offset", int), spec.dtype, (rows, features))
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """What the model is for, so that a device can use it without the training library."""
 
@@ -150,6 +187,8 @@ class Manifest:
     """Outputs of every graph."""
     artifacts: tuple[Artifact, ...]
     """Every other file of the bundle."""
+    bound_tensors: tuple[BoundTensor, ...] = ()
+    """What the graph of form `bound` takes besides `inputs`; empty where the bundle has no such graph."""
     created_by: Mapping[str, str] = field(default_factory=dict)
     """Versions of the tools that wrote it."""
 
@@ -162,6 +201,23 @@ class Manifest:
         ranks = {a.rank for a in self.artifacts if a.form == "static" and a.rank is not None}
         if strays := sorted(ranks - set(self.ladder.ranks)):
             raise BundleError(f"the manifest has graphs at ranks without a rung: {strays}")
+        self._check_bound_tensors()
+
+    def _check_bound_tensors(self) -> None:
+        """These become pointers into a mapped file, so each must lie inside it, aligned, and be as its layer says."""
+        if bool(self.bound_tensors) != any(artifact.form == "bound" for artifact in self.artifacts):
+            raise BundleError("the manifest must describe the factors of a bound graph, and of no other")
+        weights_bytes = sum(artifact.size_bytes for artifact in self.artifacts if artifact.kind == "weights")
+        curves = {layer.name: layer.curve for layer in self.ladder.layers}
+        names = {spec.name for spec in self.inputs}
+        for tensor in self.bound_tensors:
+            if tensor.name in names:
+                raise BundleError(f"the manifest names the input {tensor.name!r} twice")
+            names.add(tensor.name)
+            if tensor.layer not in curves or tensor.shape[0] != curves[tensor.layer].full_rank:
+                raise BundleError(f"the factor {tensor.name!r} does not fit the layer {tensor.layer!r} of the ladder")
+            if tensor.offset % np.dtype(tensor.dtype).itemsize or not 0 <= tensor.offset < tensor.end <= weights_bytes:
+                raise BundleError(f"the factor {tensor.name!r} is misaligned or leads out of the weights file")
 
     def with_quality(self, quality: Mapping[int, Mapping[str, float]]) -> Manifest:
         """This manifest with measured quality, by rank, merged into the rungs."""
@@ -169,6 +225,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types, keys in a fixed order."""
+        bound = {"bound_tensors": [asdict(tensor) for tensor in self.bound_tensors]} if self.bound_tensors else {}
         return {
             "schema_version": SCHEMA_VERSION,
             "model": self.model,
@@ -178,6 +235,7 @@ class Manifest:
             "outputs": [asdict(spec) for spec in self.outputs],
             "ladder": self.ladder.to_json(),
             "artifacts": [asdict(artifact) for artifact in self.artifacts],
+            **bound,
             "created_by": dict(self.created_by),
         }
 
@@ -210,6 +268,9 @@ class Manifest:
             inputs=tuple(TensorSpec.from_json(_object(item)) for item in _get(data, "inputs", list)),
             outputs=tuple(TensorSpec.from_json(_object(item)) for item in _get(data, "outputs", list)),
             artifacts=tuple(Artifact.from_json(_object(item)) for item in _get(data, "artifacts", list)),
+            bound_tensors=tuple(
+                BoundTensor.from_json(_object(item)) for item in _get_optional(data, "bound_tensors", list) or ()
+            ),
             created_by={str(k): str(v) for k, v in _get(data, "created_by", dict).items()},
         )
 

@@ -118,7 +118,7 @@ class Bundle:
         return file
 
     def graph(self, rank: int | None = None, form: str = "static") -> Artifact:
-        """The graph of a rung (`form="static"`) or the one with a rank input (`sliced`, `masked`).
+        """The graph of a rung (`form="static"`) or the one that serves every rank (the other forms).
 
         Raises:
             RankError: the rank is outside `1..R` or has no rung.

@@ -47,8 +47,9 @@ class OnnxRuntimeEngine:
     """`cpu`, `cuda`, `tensorrt`, or `auto`: CUDA where it works, else the CPU. TensorRT is never taken by itself, as it
     builds engines for minutes on the first load."""
     share_weights: bool = False
-    """Leave weights in the mapped file instead of repacking them for the processor: loads many times faster and a
-    second rank adds next to no memory, and every inference is slower. CPU only."""
+    """Leave weights in the mapped file instead of repacking them for the processor: a second rank adds next to no
+    memory, and every inference is slower, the more so the fewer the tokens. CPU only. Export with `merge=False` for it:
+    a merged layer would be multiplied out in every inference."""
     provider_options: Mapping[str, str] = field(default_factory=dict)
     """Passed to the asked provider as they are (`device_id`, `trt_engine_cache_path`, ...)."""
 
@@ -133,6 +134,8 @@ class OnnxRuntimeEngine:
         options.log_severity_level = _ERRORS_ONLY
         if self.share_weights:
             options.add_session_config_entry("session.disable_prepacking", "1")
+            # A folded constant is a copy, of each factor transposed; unfolded, the product reads the mapped rows.
+            options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
         return options
 
 

@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nsn_edge.bundle import Bundle
-from nsn_edge.bundle.manifest import GRAPH_FORMS, RANK_INPUT
+from nsn_edge.bundle.manifest import FORMS_WITH_DENSE_RUNG, GRAPH_FORMS
 from nsn_edge.errors import UsageError
 from nsn_edge.ladder import RankLadder
 from nsn_edge.progress import Progress, silent
+from nsn_edge.runtimes.dynamic import RankInputs
 from nsn_edge.runtimes.engines import Engine, LoadedGraph
 from nsn_edge.runtimes.profiling.host import Host, describe_host
 from nsn_edge.runtimes.profiling.inputs import PAST_LENGTH, Inputs, synthesise_inputs, vocabulary_size
@@ -44,7 +43,7 @@ class ProfileSettings:
     """Fills other named dimensions; wins over the two above. `past_sequence_length`, tokens in a decoder's cache, is 0
     unless given here."""
     form: str = "static"
-    """Which graphs: one per rung, or one with a `rank` input (`sliced`, `masked`)."""
+    """Which graphs: one per rung (`static`), or the one that serves every rank (the other `GRAPH_FORMS`)."""
     measure: MeasureSettings = field(default_factory=MeasureSettings)
     """Warm-up, repetitions, time."""
 
@@ -153,12 +152,13 @@ def _load(
     calls: dict[int, Callable[[], object]] = {}
     load_ms: dict[int, float] = {}
     graph: LoadedGraph | None = None
+    extra = None if form == "static" else RankInputs(bundle, form)
     for done, rank in enumerate(ranks, start=1):
         if graph is None or form == "static":
             graph, took_ms = _timed_load(engine, bundle.file(bundle.graph(rank, form)), clock)
             loaded.callback(graph.close)
         load_ms[rank] = took_ms
-        calls[rank] = _call(graph, inputs if form == "static" else {**inputs, RANK_INPUT: np.array(rank, np.int64)})
+        calls[rank] = _call(graph, inputs if extra is None else {**inputs, **extra.at(rank)})
         progress("load", done, len(ranks))
     return calls, load_ms
 
@@ -178,8 +178,8 @@ def _rung(
 ) -> RungProfile:
     ladder = bundle.manifest.ladder
     rung = ladder.rung(rank)
-    # The graphs with a rank input hold factors alone: at the top rank too, where the ladder's rung may be the original.
-    dense = rung.dense and settings.form == "static"
+    # The other forms hold factors alone: at the top rank too, where the ladder's rung may be the original.
+    dense = rung.dense and settings.form in FORMS_WITH_DENSE_RUNG
     macs = _macs(ladder, rank, dense, settings.form)
     latency = LatencyStats.from_samples(samples_ms)
     batch_size = settings.sizes["batch_size"]
@@ -196,11 +196,11 @@ def _rung(
 
 
 def _macs(ladder: RankLadder, rank: int, dense: bool, form: str) -> int:
-    """MACs for one token as this form computes them: only graphs of one rung merge layers past break-even, and a masked
+    """MACs for one token as this form computes them: only graphs of rungs merge layers past break-even, and a masked
     graph computes the full rank whatever is asked."""
     if dense:
         return ladder.dense_macs
-    if form == "static":
+    if form in FORMS_WITH_DENSE_RUNG:
         return ladder.macs(rank)
     return sum(
         (layer.curve.full_rank if form == "masked" else layer.curve(rank)) * (layer.d_in + layer.d_out)

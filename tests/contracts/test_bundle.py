@@ -174,7 +174,7 @@ def _change(key: str, value: object) -> Callable[[Json], None]:
         (_change("task.pooling", "max"), "unknown pooling 'max'"),
         (_change("artifacts.0.sha256", "ABC"), "not a SHA-256"),
         (_change("artifacts.0.size_bytes", -1), "negative size"),
-        (_change("artifacts.1.form", "gated"), "unknown form 'gated'"),
+        (_change("artifacts.1.form", "folded"), "unknown form 'folded'"),
         (_change("artifacts.1.rank", None), "a static graph has a rank"),
         (_change("artifacts.1.rank", 7), "ranks without a rung: \\[7\\]"),
         (_change("artifacts.1.path", "weights.bin"), "names a file twice"),

@@ -215,7 +215,7 @@ def test_too_long_a_sequence(text_bundle: tuple[Path, Any], tiny_bundle: tuple[P
 
 def test_bad_settings() -> None:
     with pytest.raises(UsageError, match="unknown form"):
-        ProfileSettings(form="gated")
+        ProfileSettings(form="folded")
     with pytest.raises(UsageError, match="'batch_size' cannot be 0"):
         ProfileSettings(batch_size=0)
     with pytest.raises(UsageError, match="'past' cannot be -1"):

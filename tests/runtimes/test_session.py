@@ -123,7 +123,7 @@ def test_a_numpy_rank_is_a_rank(tiny_bundle: TinyBundle) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"form": "gated"}, "unknown form 'gated' (choose static, sliced, masked)"),
+        ({"form": "folded"}, "unknown form 'folded' (choose static, gated, bound, sliced, masked)"),
         ({"memory_budget_mb": 0}, "a memory budget is a positive number of megabytes, not 0"),
         ({"memory_budget_mb": float("nan")}, "a memory budget is a positive number"),
     ],

@@ -1,0 +1,159 @@
+"""The forms `bound` and `gated` behind a session, and damaged descriptions of the factors."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nsn_edge.bundle import Bundle, Manifest, MappedFactors, TaskSpec
+from nsn_edge.checkpoint import Checkpoint
+from nsn_edge.convert import NSNConfig, nsnify_
+from nsn_edge.errors import BundleError, EngineError, RankError
+from nsn_edge.export.exporter import ExportConfig, export_bundle
+from nsn_edge.export.trace import trace_module
+from nsn_edge.layers import at_dense, at_rank
+from nsn_edge.runtimes.engines import OnnxRuntimeEngine
+from nsn_edge.runtimes.profiling import MeasureSettings, ProfileSettings, profile_bundle
+from nsn_edge.runtimes.session import EdgeSession
+
+TOP = 12
+X = np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 12), nn.Tanh(), nn.Linear(12, 16)).eval()
+    nsnify_(model, NSNConfig(method="svd", align=1))
+    return model
+
+
+@pytest.fixture(scope="module")
+def bundle(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    axes = {"input": {0: "batch_size"}, "y": {0: "batch_size"}}
+    graph = trace_module(model, {"input": torch.randn(2, 20)}, ["y"], axes)
+    checkpoint = Checkpoint(model=model, task=TaskSpec("custom"), name="plain", provenance={})
+    path = tmp_path_factory.mktemp("bound") / "bundle"
+    return export_bundle(checkpoint, path, ExportConfig(fractions=(), ranks=(3, 8), merge=False), graph=graph)
+
+
+def wanted(model: nn.Module, rank: int, form: str) -> np.ndarray:
+    dense = form == "gated" and rank == TOP
+    with at_dense(model) if dense else at_rank(model, rank), torch.no_grad():
+        return model(torch.from_numpy(X)).numpy()
+
+
+@pytest.mark.parametrize("form", ["bound", "gated"])
+@pytest.mark.parametrize("share_weights", [False, True])
+def test_a_session_answers_at_every_rank(model: nn.Module, bundle: Bundle, form: str, share_weights: bool) -> None:
+    with EdgeSession.open(bundle, form=form, engine=OnnxRuntimeEngine(share_weights=share_weights)) as session:
+        for rank in range(1, TOP + 1):
+            answer = session.run({"input": X}, rank=rank)
+            assert answer.rank == rank
+            np.testing.assert_allclose(answer.outputs["y"], wanted(model, rank, form), atol=1e-5)
+        assert not session.switch(5).result().cold
+        np.testing.assert_allclose(session.run({"input": X}).outputs["y"], wanted(model, 5, form), atol=1e-5)
+        assert session.resident_bytes == bundle.graph(form=form).weight_bytes
+
+
+def test_static_rungs_answer_alike_when_they_share_the_mapped_weights(model: nn.Module, bundle: Bundle) -> None:
+    with EdgeSession.open(bundle, engine=OnnxRuntimeEngine(share_weights=True)) as session:
+        for rank in (3, 8):
+            found = session.run({"input": X}, rank=rank).outputs["y"]
+            np.testing.assert_allclose(found, wanted(model, rank, "static"), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["bound", "gated"])
+@pytest.mark.parametrize("rank", [0, -1, TOP + 1, 2.0, True])
+def test_a_rank_outside_is_refused(bundle: Bundle, form: str, rank: Any) -> None:
+    with EdgeSession.open(bundle, form=form) as session, pytest.raises(RankError):
+        session.run({"input": X}, rank=rank)
+
+
+def test_requests_at_many_ranks_at_once_keep_apart(model: nn.Module, bundle: Bundle) -> None:
+    answers: dict[int, np.ndarray] = {}
+    with EdgeSession.open(bundle, form="bound") as session:
+
+        def ask(rank: int) -> None:
+            for _ in range(20):
+                answers[rank] = session.run({"input": X}, rank=rank).outputs["y"]
+
+        threads = [threading.Thread(target=ask, args=(rank,)) for rank in range(1, 7)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(answers) == list(range(1, 7))
+    for rank, found in answers.items():
+        np.testing.assert_allclose(found, wanted(model, rank, "bound"), atol=1e-5)
+
+
+def test_prefixes_are_views_of_one_mapping(bundle: Bundle) -> None:
+    factors = MappedFactors(bundle)
+    low, high = factors.at(2), factors.at(TOP)
+    for name, array in low.items():
+        assert array.shape[0] <= high[name].shape[0]
+        assert array.ctypes.data == high[name].ctypes.data
+        assert array.flags.c_contiguous
+        assert not array.flags.writeable
+    with pytest.raises(RankError, match=r"outside 1\.\.12"):
+        factors.at(TOP + 1)
+
+
+def test_a_factor_that_is_missing_is_named(bundle: Bundle) -> None:
+    graph = OnnxRuntimeEngine().load(bundle.file(bundle.graph(form="bound")))
+    with pytest.raises(EngineError, match=r"lacks the input '0\.A'"):
+        graph.run({"input": X})
+
+
+def test_a_profile_of_each_form(bundle: Bundle) -> None:
+    few = MeasureSettings(warmup=1, min_repetitions=2, min_time_s=0.0, calls_per_turn=1)
+    for form in ("bound", "gated"):
+        profile = profile_bundle(bundle, OnnxRuntimeEngine(), ProfileSettings(form=form, measure=few))
+        assert [rung.rank for rung in profile.rungs] == [3, 8, TOP]
+        assert profile.rungs[-1].dense == (form == "gated")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("offset", -64, "leads out"),
+        ("offset", 1 << 40, "leads out"),
+        ("offset", 2, "misaligned"),
+        ("shape", [13, 20], "does not fit the layer"),
+        ("shape", [12, 1 << 40], "leads out"),
+        ("shape", [12, 0], "leads out"),
+        ("shape", [12], "bad shape"),
+        ("shape", [12, "n"], "bad shape"),
+        ("layer", "9", "does not fit the layer '9'"),
+        ("name", "input", "names the input 'input' twice"),
+        ("dtype", "object", "cannot be object"),
+        ("dtype", "nothing", "unknown dtype"),
+    ],
+)
+def test_a_description_that_leads_astray_is_refused(bundle: Bundle, key: str, value: Any, message: str) -> None:
+    data = copy.deepcopy(json.loads((bundle.path / "manifest.json").read_text()))
+    data["bound_tensors"][0][key] = value
+    with pytest.raises(BundleError, match=message):
+        Manifest.from_json(data)
+
+
+@pytest.mark.parametrize("tensors", [[], None, 3, "0.A", [3]])
+def test_a_bound_graph_needs_its_description(bundle: Bundle, tensors: Any) -> None:
+    data = json.loads((bundle.path / "manifest.json").read_text())
+    data["bound_tensors"] = tensors
+    with pytest.raises(BundleError):
+        Manifest.from_json(data)
+
+
+def test_a_bundle_without_the_form_binds_nothing(tiny_bundle: tuple[Path, object]) -> None:
+    with pytest.raises(BundleError, match="describes no factors"):
+        MappedFactors(Bundle.open(tiny_bundle[0]))
