@@ -5,15 +5,17 @@ load_pretrained --model, tokenizer--> collect_covariances(text) --C per layer-->
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from nsn_edge._version import __version__
-from nsn_edge.calibration import collect_covariances, text_batches
+from nsn_edge.calibration import Batch, collect_covariances, text_batches
 from nsn_edge.checkpoint import Checkpoint
-from nsn_edge.convert import NSNConfig, default_filter, nsnify_
+from nsn_edge.convert import NSNConfig, filter_of, nsnify_
 from nsn_edge.corpus import documentation_corpus
 from nsn_edge.errors import UnsupportedModelError, UsageError
 from nsn_edge.pretrained import MINILM, Pretrained, load_pretrained
@@ -60,6 +62,8 @@ def adapt(
     config: NSNConfig | None = None,
     text: CalibrationText | None = None,
     progress: Progress = silent,
+    *,
+    batches: Iterable[Batch] | None = None,
 ) -> Checkpoint:
     """Cut a pre-trained transformer into nested factors.
 
@@ -69,6 +73,7 @@ def adapt(
         config: how layers are cut; None for the defaults.
         text: what to calibrate on; None for `packaged_text()`. Not read by the method `svd`.
         progress: hears of calibrating and cutting.
+        batches: model inputs to calibrate on in place of text; needed where the model reads none (images).
 
     Returns:
         The checkpoint, not yet saved.
@@ -85,7 +90,7 @@ def adapt(
             + (f" and {len(pretrained.untrained) - 1} more" if len(pretrained.untrained) > 1 else ""),
             "choose the task that it was made for with --task, or train it for this one first",
         )
-    return adapt_pretrained(pretrained, config, text, progress)
+    return adapt_pretrained(pretrained, config, text, progress, batches=batches)
 
 
 def adapt_pretrained(
@@ -93,6 +98,8 @@ def adapt_pretrained(
     config: NSNConfig | None = None,
     text: CalibrationText | None = None,
     progress: Progress = silent,
+    *,
+    batches: Iterable[Batch] | None = None,
 ) -> Checkpoint:
     """`adapt` for a model that is already loaded; it is changed in place."""
     import torch
@@ -108,15 +115,21 @@ def adapt_pretrained(
     }
     covariances = None
     if config.method == "whitened":
-        text = text or packaged_text()
-        texts = text.chosen()
-        limit = min(pretrained.task.max_length or _LONGEST, _LONGEST)
-        batches = text_batches(pretrained.tokenizer, texts, max_length=limit)
-        covariances = collect_covariances(pretrained.model, batches, default_filter, progress)
-        provenance |= {
-            "calibration_text": text.source,
-            "calibration_sentences": len(texts),
-            "calibration_tokens": max(covariance.tokens for covariance in covariances.values()),
-        }
+        if batches is None:
+            text = text or packaged_text()
+            batches = _batches_of(text, pretrained)
+            provenance |= {"calibration_text": text.source, "calibration_sentences": len(text.chosen())}
+        covariances = collect_covariances(pretrained.model, batches, filter_of(config), progress)
+        provenance["calibration_tokens"] = max(covariance.tokens for covariance in covariances.values())
     nsnify_(pretrained.model, config, covariances=covariances, progress=progress)
     return Checkpoint(pretrained.model, pretrained.task, pretrained.name, provenance, pretrained.assets)
+
+
+def _batches_of(text: CalibrationText, pretrained: Pretrained) -> list[dict[str, Tensor]]:
+    if pretrained.tokenizer is None:
+        raise UsageError(
+            f"{pretrained.name} reads no text, and there are no other inputs to calibrate it on",
+            "give an array per input with --inputs FILE.npz, or cut by plain SVD with --method svd",
+        )
+    limit = min(pretrained.task.max_length or _LONGEST, _LONGEST)
+    return text_batches(pretrained.tokenizer, text.chosen(), max_length=limit)

@@ -37,7 +37,7 @@ WEIGHTS_NAME = "model.safetensors"
 ASSET_NAMES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
-    *("chat_template.jinja", "generation_config.json"),
+    *("chat_template.jinja", "generation_config.json", "preprocessor_config.json"),
 )
 """What is copied beside the weights where the original has it."""
 

@@ -50,19 +50,33 @@ class NSNConfig:
     """Layer ranks become multiples of this; hardware likes 8 or 16."""
     keep_dense: bool = True
     """Keep the original dense weights beside the factors, for a top rung that is exactly the original."""
+    heads: bool = False
+    """Cut the layers that choose a word or a class too. One that is tied to the embeddings gets factors of its own, and
+    the embeddings stay as they are."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UsageError(f"unknown method {self.method!r}", f"choose one of {', '.join(METHODS)}")
         if isinstance(self.align, bool) or not isinstance(self.align, int) or self.align < 1:
             raise UsageError(f"the alignment is a whole number of 1 or more, not {self.align!r}")
-        if not isinstance(self.keep_dense, bool):
-            raise UsageError(f"keep_dense is True or False, not {self.keep_dense!r}")
+        for name in ("keep_dense", "heads"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} is True or False, not {getattr(self, name)!r}")
 
 
 def default_filter(module: nn.Module, fqn: str) -> bool:
     """Every linear layer (`nn.Linear`, `Conv1D`) that is not in a head (`lm_head`, `classifier`, `pooler`, ...)."""
-    return (isinstance(module, nn.Linear) or is_conv1d(module)) and _HEADS.isdisjoint(fqn.split("."))
+    return every_linear(module, fqn) and _HEADS.isdisjoint(fqn.split("."))
+
+
+def every_linear(module: nn.Module, fqn: str) -> bool:
+    """Every linear layer (`nn.Linear`, `Conv1D`), heads included."""
+    return isinstance(module, nn.Linear) or is_conv1d(module)
+
+
+def filter_of(config: NSNConfig) -> ModuleFilter:
+    """Which layers a configuration means."""
+    return every_linear if config.heads else default_filter
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -91,7 +105,7 @@ def dense_weight(module: nn.Module, fqn: str) -> Tensor:
 def nsnify_(
     model: nn.Module,
     config: NSNConfig | None = None,
-    filter_fn: ModuleFilter = default_filter,
+    filter_fn: ModuleFilter | None = None,
     covariances: Mapping[str, Covariance] | None = None,
     progress: Progress = silent,
 ) -> RankLadder:
@@ -103,7 +117,7 @@ def nsnify_(
     Args:
         model: holds `nn.Linear` or `Conv1D` layers in any floating dtype; factors get the dtype of their weight.
         config: how; None for the defaults.
-        filter_fn: `(module, qualified name)`: which layers.
+        filter_fn: `(module, qualified name)`: which layers; None for `filter_of(config)`.
         covariances: by qualified name, from `collect_covariances`; needed by `whitened`, ignored by `svd`.
         progress: hears of every layer.
 
@@ -116,7 +130,7 @@ def nsnify_(
         NsnEdgeError: a weight or covariance that is not finite.
     """
     config = config or NSNConfig()
-    layers = _layers_to_cut(model, filter_fn)
+    layers = _layers_to_cut(model, filter_fn or filter_of(config))
     if config.method == "whitened":
         _check_covariances(layers, covariances)
     ladder = uniform_ladder([(name, *_sizes(module, name)) for name, module in layers.items()], config.align)

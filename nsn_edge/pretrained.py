@@ -25,9 +25,11 @@ MODEL_CLASSES = {
     "feature-extraction": "AutoModel",
     "text-classification": "AutoModelForSequenceClassification",
     "text-generation": "AutoModelForCausalLM",
+    "image-classification": "AutoModelForImageClassification",
 }
 """The transformers class by task; the names are Optimum's."""
 
+_WITHOUT_TEXT = frozenset({"image-classification"})
 _EMBEDDER_MODULES = {"Transformer", "Pooling", "Normalize"}
 _LONGEST_REASON = 300
 _UNLIMITED = 1_000_000  # tokenizers that know no limit report a number beyond any
@@ -40,13 +42,13 @@ class Pretrained:
     model: Any
     """A transformers `PreTrainedModel` in evaluation mode, in the attention form that exports (SDPA or eager)."""
     tokenizer: Any
-    """Its transformers tokenizer."""
+    """Its transformers tokenizer; None for a task without text."""
     task: TaskSpec
     """What it is for, the pooling of sentence embedders included."""
     name: str
     """A name for people."""
     assets: Path
-    """The folder with its tokenizer files."""
+    """The folder with its tokenizer or image processor files."""
     untrained: tuple[str, ...] = ()
     """Parameters that the files lack, so that they are random: a head that is still to be trained."""
 
@@ -65,7 +67,7 @@ def minilm_folder() -> Path:
 
 
 def load_pretrained(name_or_path: str | Path = MINILM, task: str = "feature-extraction") -> Pretrained:
-    """Load a model and its tokenizer.
+    """Load a model and, where the task has text, its tokenizer.
 
     Args:
         name_or_path: a local folder, a hub id such as `sentence-transformers/all-MiniLM-L6-v2`, or `minilm` for the
@@ -92,7 +94,11 @@ def load_pretrained(name_or_path: str | Path = MINILM, task: str = "feature-extr
     try:
         # First the one file that every model has: an unreachable hub is then waited for once, not once a file.
         config = _fetch(source, "config.json", required=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = (
+            None
+            if task in _WITHOUT_TEXT
+            else transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        )
         model_class = getattr(transformers, MODEL_CLASSES[task])
         with _quiet_loading():
             model, report = model_class.from_pretrained(
@@ -230,6 +236,8 @@ def _pooling(source: str) -> tuple[str | None, bool]:
 
 def _max_length(source: str, model: Any, tokenizer: Any) -> int | None:
     """The smallest of the limits that the embedder, the tokenizer and the position table set; None without one."""
+    if tokenizer is None:
+        return None
     embedder = _read_json(source, "sentence_bert_config.json") or {}
     limits = (
         embedder.get("max_seq_length"),

@@ -15,8 +15,11 @@ from nsn_edge.errors import RankError, UsageError
 from nsn_edge.ladder import RankLadder
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from nsn_edge.adaptation import CalibrationText
 
+_BATCH_SIZE = 32
 _FRACTIONS = (1.0, 0.75, 0.5, 0.35, 0.25)
 
 
@@ -46,13 +49,20 @@ _FRACTIONS = (1.0, 0.75, 0.5, 0.35, 0.25)
 )
 @click.option(
     "--task",
-    type=click.Choice(["feature-extraction", "text-classification", "text-generation"]),
+    type=click.Choice(["feature-extraction", "text-classification", "text-generation", "image-classification"]),
     default="feature-extraction",
     show_default=True,
     help="What the model is for.",
 )
 @click.option(
     "--dense/--no-dense", "keep_dense", default=True, show_default=True, help="Keep the original weights too."
+)
+@click.option("--head", "heads", is_flag=True, help="Cut the layers that choose a word or a class too.")
+@click.option(
+    "--inputs",
+    "inputs_file",
+    type=click.Path(path_type=Path),
+    help="An .npz file with an array per input to calibrate on, in place of text: images, for example.",
 )
 @verb_options
 def command(
@@ -63,6 +73,8 @@ def command(
     method: str,
     task: str,
     keep_dense: bool,
+    heads: bool,
+    inputs_file: Path | None,
     as_json: bool,
 ) -> None:
     """Cut every linear layer of MODEL into nested factors and write a checkpoint.
@@ -76,9 +88,12 @@ def command(
 
     check_replaceable(output, is_checkpoint_folder)
     text = _calibration_text(text_file, sentences) if method == "whitened" else None
+    batches = None if inputs_file is None else _calibration_inputs(inputs_file)
     start = time.perf_counter()
     with progress_bar() as progress:
-        checkpoint = adapt(model, task, NSNConfig(method, keep_dense=keep_dense), text, progress)
+        checkpoint = adapt(
+            model, task, NSNConfig(method, keep_dense=keep_dense, heads=heads), text, progress, batches=batches
+        )
         checkpoint.save(output)
     seconds = time.perf_counter() - start
     ladder = checkpoint.ladder
@@ -146,3 +161,15 @@ def _calibration_text(file: Path | None, sentences: int) -> CalibrationText:
     except UnicodeDecodeError as error:
         raise UsageError(f"{file} is not UTF-8 text (byte {error.start})", "convert it to UTF-8") from error
     return CalibrationText([line.strip() for line in lines if line.strip()], str(file), sentences)
+
+
+def _calibration_inputs(file: Path) -> list[dict[str, Tensor]]:
+    import torch
+
+    from nsn_edge.arrays import read_arrays
+
+    arrays = read_arrays(file)
+    if len({len(array) if array.ndim else 0 for array in arrays.values()} | {0}) != 2:
+        raise UsageError(f"{file} holds arrays of different lengths, or none", "the first axis of all is the examples'")
+    parts = {name: torch.split(torch.from_numpy(array), _BATCH_SIZE) for name, array in arrays.items()}
+    return [dict(zip(parts, batch, strict=True)) for batch in zip(*parts.values(), strict=True)]
