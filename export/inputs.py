@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nsn_edge.arrays import read_arrays
 from nsn_edge.errors import UsageError
 
 BATCH_SIZES = (1, 3, 8)
@@ -91,11 +93,7 @@ def array_inputs(path: Any, names: Sequence[str]) -> list[dict[str, np.ndarray]]
     Raises:
         UsageError: the file is not readable, or lacks an input.
     """
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is not a readable .npz file: {error}") from error
+    arrays = read_arrays(path)
     given = given_names(names)
     if missing := sorted(set(given) - set(arrays)):
         raise UsageError(f"{path} lacks the array {missing[0]!r}", f"the model takes {', '.join(given)}")

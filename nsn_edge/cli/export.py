@@ -84,7 +84,7 @@ def command(
             )
         console.print(table)
         files = len(bundle.manifest.artifacts) + 1
-        console.print(f"{output}: {bundle.size_bytes / 1e6:.1f} MB, {files} files, {seconds:.1f} s")
-        console.print(f"next: nsn-edge verify {output} {checkpoint}")
+        console.print(f"{output}: {bundle.size_bytes / 1e6:.1f} MB, {files} files, {seconds:.1f} s", markup=False)
+        console.print(f"next: nsn-edge verify {output} {checkpoint}", markup=False)
 
     emit(data, render, as_json)

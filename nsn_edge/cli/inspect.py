@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nsn_edge.cli.common import emit, verb_options
@@ -46,10 +47,10 @@ def command(path: Path, show_layers: bool, no_hashes: bool, as_json: bool) -> No
 
     def render(console: Console) -> None:
         console.print(
-            f"[bold]{checkpoint.name}[/] ({data['architecture']}, {checkpoint.task.name}): a nested checkpoint"
+            f"[bold]{escape(checkpoint.name)}[/] ({data['architecture']}, {checkpoint.task.name}): a nested checkpoint"
         )
         for key, value in checkpoint.provenance.items():
-            console.print(f"  {key}: {value}")
+            console.print(f"  {key}: {value}", markup=False)
         console.print(_layer_table(checkpoint.ladder, show_layers))
 
     emit(data, render, as_json)
@@ -68,9 +69,8 @@ def _bundle_json(bundle: Any) -> dict[str, Any]:
 def _print_bundle(console: Console, bundle: Any, show_layers: bool) -> None:
     manifest = bundle.manifest
     ladder = manifest.ladder
-    console.print(
-        f"[bold]{manifest.model}[/] ({manifest.architecture}, {manifest.task.name}), {_mb(bundle.size_bytes)} MB"
-    )
+    kind = escape(f"({manifest.architecture}, {manifest.task.name})")
+    console.print(f"[bold]{escape(manifest.model)}[/] {kind}, {_mb(bundle.size_bytes)} MB")
     for title, specs in (("takes", manifest.inputs), ("gives", manifest.outputs)):
         for spec in specs:
             console.print(f"  {title} {spec.name}: {spec.dtype} {list(spec.shape)}", markup=False)
@@ -99,10 +99,10 @@ def _print_bundle(console: Console, bundle: Any, show_layers: bool) -> None:
         files.add_column(heading, justify="right" if justify == "right" else "left")
     for artifact in manifest.artifacts:
         what = f"{artifact.form} graph" if artifact.form else artifact.kind
-        files.add_row(artifact.path, what, f"{artifact.size_bytes / 1e3:,.0f}", artifact.sha256[:12])
+        files.add_row(escape(artifact.path), escape(what), f"{artifact.size_bytes / 1e3:,.0f}", artifact.sha256[:12])
     console.print(files)
     tools = ", ".join(f"{tool} {version}" for tool, version in manifest.created_by.items())
-    console.print(f"written by {tools}")
+    console.print(f"written by {tools}", markup=False)
 
 
 def _layer_table(ladder: RankLadder, every: bool) -> Table:
@@ -115,7 +115,7 @@ def _layer_table(ladder: RankLadder, every: bool) -> Table:
         row = (layer.d_in, layer.d_out, layer.curve.full_rank, layer.break_even_rank)
         counts[row] = counts.get(row, 0) + 1
         if every:
-            table.add_row(layer.name, *map(str, row))
+            table.add_row(escape(layer.name), *map(str, row))
     if not every:
         for row, count in counts.items():
             table.add_row(str(count), *map(str, row))

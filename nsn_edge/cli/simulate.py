@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nsn_edge.cli.common import emit, progress_bar, verb_options
@@ -80,8 +81,8 @@ def command(
 def _print(console: Console, result: SimulationResult) -> None:
     minutes = result.duration_s / 60
     console.print(
-        f"[bold]{result.trace_name}[/]: {len(result.timeline)} readings, {minutes:.1f} minutes; "
-        f"policy {result.policy.get('name', 'custom')}"
+        f"[bold]{escape(result.trace_name)}[/]: {len(result.timeline)} readings, {minutes:.1f} minutes; "
+        f"policy {escape(str(result.policy.get('name', 'custom')))}"
     )
     console.print(_rungs(result))
     if result.switches:
@@ -116,5 +117,7 @@ def _switches(result: SimulationResult) -> Table:
     for switch in result.switches:
         minutes, seconds = divmod(round(switch.time_s), 60)
         arrow = "▼" if switch.to_rank < switch.from_rank else "▲"
-        table.add_row(f"{minutes}:{seconds:02}", str(switch.from_rank), f"{arrow} {switch.to_rank}", switch.reason)
+        table.add_row(
+            f"{minutes}:{seconds:02}", str(switch.from_rank), f"{arrow} {switch.to_rank}", escape(switch.reason)
+        )
     return table

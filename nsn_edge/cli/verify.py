@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nsn_edge.cli.common import emit, progress_bar, read_texts, verb_options
@@ -65,7 +66,7 @@ def command(
                 check.form,
                 f"{check.rank} (dense)" if check.dense else str(check.rank),
                 f"{check.max_abs_diff:.1e}",
-                check.worst_tensor,
+                escape(check.worst_tensor),
                 ", ".join(f"{name} {value:.3f}" for name, value in kept.items()),
                 "ok" if check.passed else "[bold red]differs[/]",
             )

@@ -11,6 +11,7 @@ The untimed call keeps a candidate from paying for the caches its predecessor le
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -51,7 +52,7 @@ class MeasureSettings:
                 f"and {self.calls_per_turn} calls per turn",
                 "warm-up is 0 or more, the others 1 or more",
             )
-        if self.min_time_s < 0 or self.max_time_s <= 0 or self.min_time_s > self.max_time_s:
+        if not (0 <= self.min_time_s <= self.max_time_s and self.max_time_s > 0) or math.isinf(self.min_time_s):
             raise UsageError(
                 f"cannot measure for at least {self.min_time_s} s and at most {self.max_time_s} s",
                 "the longest time is positive and not below the shortest",

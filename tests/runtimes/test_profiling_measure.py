@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -128,7 +129,16 @@ def test_nothing_to_measure() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"warmup": -1}, {"min_repetitions": 0}, {"calls_per_turn": 0}, {"max_time_s": 0.0}, {"min_time_s": 2e6}],
+    [
+        {"warmup": -1},
+        {"min_repetitions": 0},
+        {"calls_per_turn": 0},
+        {"max_time_s": 0.0},
+        {"min_time_s": 2e6},
+        {"min_time_s": math.nan},
+        {"max_time_s": math.nan},
+        {"min_time_s": math.inf, "max_time_s": math.inf},
+    ],
 )
 def test_settings_without_sense(changes: dict[str, float]) -> None:
     with pytest.raises(UsageError):
