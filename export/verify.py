@@ -161,8 +161,10 @@ def _extra_inputs(bundle: Bundle, artifact: Artifact, rank: int) -> Batch:
 def _open(bundle: Bundle, artifact: Artifact) -> Any:
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised, and would be printed besides
     try:
-        return onnxruntime.InferenceSession(str(bundle.file(artifact)), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(bundle.file(artifact)), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise EngineError(f"onnxruntime cannot load {artifact.path}: {str(error)[:300]}") from error
 

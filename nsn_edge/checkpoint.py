@@ -23,7 +23,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nsn_edge.atomic import atomic_folder
-from nsn_edge.bundle import TaskSpec
+from nsn_edge.bundle import TaskSpec, is_bundle_folder
 from nsn_edge.convert import dense_weight
 from nsn_edge.errors import CheckpointError, NsnEdgeError, UsageError
 from nsn_edge.ladder import NestedLayer, RankLadder
@@ -179,6 +179,12 @@ class _Manifest:
     @classmethod
     def read(cls, path: Path) -> _Manifest:
         file = path / MANIFEST_NAME
+        if path.is_file():
+            raise UsageError(
+                f"{path} is a file, and a checkpoint is a folder", f"name the one that holds {MANIFEST_NAME}"
+            )
+        if is_bundle_folder(path):
+            raise UsageError(f"{path} is a bundle, not a checkpoint", "name the checkpoint that it was exported from")
         if not path.is_dir():
             raise UsageError(f"no checkpoint at {path}", "make one with: nsn-edge adapt MODEL -o CHECKPOINT")
         if not file.is_file():

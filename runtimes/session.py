@@ -13,6 +13,7 @@ last one asked for wins. If loading fails the old rung stays: the future raises,
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -142,7 +143,7 @@ class EdgeSession:
         """
         if form not in GRAPH_FORMS:
             raise UsageError(f"unknown form {form!r}", f"choose {', '.join(GRAPH_FORMS)}")
-        if memory_budget_mb is not None and not memory_budget_mb > 0:
+        if memory_budget_mb is not None and not 0 < memory_budget_mb < math.inf:
             raise UsageError(f"a memory budget is a positive number of megabytes, not {memory_budget_mb}")
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle, check_hashes=check_hashes)

@@ -20,6 +20,7 @@ from nsn_edge.ladder import check_rank
 from nsn_edge.progress import Progress, silent
 
 MANIFEST_NAME = "manifest.json"
+_CHECKPOINT_MARK = "nsn.json"  # what `adapt` writes; whoever mixes the two up should hear so
 _CHUNK = 1 << 22
 _LARGEST_MANIFEST = 1 << 26  # a manifest is kilobytes; 64 MB is not one
 
@@ -57,10 +58,14 @@ class Bundle:
             progress: hears of the hashing.
 
         Raises:
-            UsageError: there is no such folder.
+            UsageError: there is no such folder, or it is a checkpoint.
             BundleError: it is not a bundle, it is damaged, or it is of an unknown version.
         """
         path = Path(path)
+        if path.is_file():
+            raise UsageError(
+                f"{path} is a file, and a bundle is a folder", f"name the folder that holds {MANIFEST_NAME}"
+            )
         if not path.is_dir():
             raise UsageError(f"no bundle at {path}", "make one with: nsn-edge export CHECKPOINT -o BUNDLE")
         bundle = cls(path, cls._read_manifest(path))
@@ -82,6 +87,10 @@ class Bundle:
     @staticmethod
     def _read_manifest(path: Path) -> Manifest:
         file = path / MANIFEST_NAME
+        if not file.is_file() and (path / _CHECKPOINT_MARK).is_file():
+            raise UsageError(
+                f"{path} is a checkpoint, not a bundle", f"make one of it: nsn-edge export {path} -o BUNDLE"
+            )
         if not file.is_file():
             raise BundleError(
                 f"{path} is not a bundle: it has no {MANIFEST_NAME}",
@@ -93,7 +102,10 @@ class Bundle:
             data = json.loads(file.read_bytes())
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{file} is not readable JSON: {error}", "copy or export the bundle again") from error
-        return Manifest.from_json(data)
+        try:
+            return Manifest.from_json(data)
+        except BundleError as error:
+            raise BundleError(f"{file}: {error.message}", error.hint) from error
 
     def _check_present(self, artifact: Artifact) -> None:
         file = self.file(artifact)
@@ -132,7 +144,7 @@ class Bundle:
         forms = sorted({artifact.form or "" for artifact in self.manifest.artifacts if artifact.kind == "graph"})
         raise UsageError(
             f"{self.path} holds no {form} graph" + (f" at rank {rank}" if form == "static" else ""),
-            f"it holds {', '.join(forms)}; export it with --form {form}",
+            f"it holds {', '.join(forms) or 'no graphs'}; export it with --form {form}",
         )
 
     def _known_rank(self, rank: int | None) -> int:

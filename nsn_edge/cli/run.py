@@ -88,6 +88,8 @@ def command(
         raise UsageError("--prompt continues a text, --query, --texts and --inputs do something else", "run them apart")
     if outputs is not None and inputs is None:
         raise UsageError("--outputs saves what --inputs gives", "give --inputs FILE.npz too")
+    if flops is not None and not 0 < flops <= 1:
+        raise UsageError(f"--flops is a fraction above 0 and up to 1, not {flops}", "0.5 means half of the dense FLOPs")
     engine = OnnxRuntimeEngine(threads=threads, provider=provider)
     with EdgeSession.open(bundle, engine=engine, form=form, memory_budget_mb=memory_budget_mb) as session:
         if flops is not None:
@@ -154,9 +156,10 @@ def _search(
 def _run_arrays(session: EdgeSession, inputs: Path, outputs: Path | None, as_json: bool) -> None:
     import numpy as np
 
+    from nsn_edge.arrays import read_arrays
     from nsn_edge.atomic import atomic_write_bytes
 
-    answer = session.run(_load_arrays(inputs))
+    answer = session.run(read_arrays(inputs))
     if outputs is not None:
         buffer = io.BytesIO()
         np.savez(buffer, **answer.outputs)  # type: ignore[arg-type]  # numpy's stub takes the names for its own flags
@@ -177,27 +180,9 @@ def _run_arrays(session: EdgeSession, inputs: Path, outputs: Path | None, as_jso
         for name, array in answer.outputs.items():
             console.print(f"  {escape(name)}  {array.dtype} {escape(str(list(array.shape)))}")
         if outputs is not None:
-            console.print(f"saved to {outputs}")
+            console.print(f"saved to {outputs}", markup=False)
 
     emit(data, render, as_json)
-
-
-def _load_arrays(path: Path) -> dict[str, Any]:
-    """The arrays of an .npz file. Nothing in it is unpickled."""
-    import zipfile
-
-    import numpy as np
-
-    try:
-        # From memory: numpy leaves the file open when the archive is damaged.
-        archive = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise UsageError(f"{path} holds one unnamed array", "save it with numpy.savez(FILE, input_name=array)")
-        return {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}", "name an .npz file") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is not an .npz file of plain arrays: {error}") from error
 
 
 def _passages(path: Path) -> tuple[Passage, ...]:

@@ -27,7 +27,8 @@ PROVIDERS = {
 }
 """onnxruntime's names of the providers this engine can ask for."""
 
-_ERRORS_ONLY = 3
+_SILENT = 4  # fatal errors alone: what fails is raised, and would be printed besides
+_CHECK_VALUES = "are the ids within the vocabulary, and is the input as long as the model takes?"
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -131,7 +132,7 @@ class OnnxRuntimeEngine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _SILENT
         if self.share_weights:
             options.add_session_config_entry("session.disable_prepacking", "1")
             # A folded constant is a copy, of each factor transposed; unfolded, the product reads the mapped rows.
@@ -178,7 +179,9 @@ class OnnxRuntimeGraph:
         try:
             outputs = self._session.run(self._output_names, inputs)
         except Exception as error:  # onnxruntime's exceptions share no narrower base
-            raise EngineError(f"onnxruntime failed while running {self._name}: {_first_line(error)}") from error
+            raise EngineError(
+                f"onnxruntime failed while running {self._name}: {_first_line(error)}", _CHECK_VALUES
+            ) from error
         return dict(zip(self._output_names, outputs, strict=True))
 
     def run_holding(
@@ -207,7 +210,9 @@ class OnnxRuntimeGraph:
                 binding.bind_output(name, *(self._device if name in hold else ("cpu", 0)))
             session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime's exceptions share no narrower base
-            raise EngineError(f"onnxruntime failed while running {self._name}: {_first_line(error)}") from error
+            raise EngineError(
+                f"onnxruntime failed while running {self._name}: {_first_line(error)}", _CHECK_VALUES
+            ) from error
         outputs = dict(zip(self._output_names, binding.get_outputs(), strict=True))
         returned = {name: value.numpy() for name, value in outputs.items() if name not in hold}
         return returned, {name: value for name, value in outputs.items() if name in hold}
@@ -223,7 +228,7 @@ def _import_onnxruntime() -> Any:
     except ImportError as error:
         raise MissingDependencyError("onnxruntime", "ort", "running a bundle") from error
     # Messages that belong to no session (a container without /sys/class/drm, for one) would reach the console.
-    onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
+    onnxruntime.set_default_logger_severity(_SILENT)
     return onnxruntime
 
 

@@ -125,6 +125,13 @@ def _inputs(bundle: Bundle, settings: ProfileSettings) -> Inputs:
     longest = bundle.manifest.task.max_length
     past = settings.sizes[PAST_LENGTH]
     length = past + settings.sizes["sequence_length"]
+    named = {size for spec in bundle.manifest.inputs for size in spec.shape if isinstance(size, str)}
+    known = named | {part for name in named for part in name.split(" + ")}
+    if strays := sorted(set(settings.dimensions) - known):
+        raise UsageError(
+            f"{bundle.manifest.model} has no dimension {strays[0]!r}",
+            f"it has {', '.join(sorted(known)) or 'none that varies'}",
+        )
     takes_sequences = any("sequence_length" in spec.shape for spec in bundle.manifest.inputs)
     if takes_sequences and longest is not None and length > longest:
         raise UsageError(
