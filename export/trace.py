@@ -71,7 +71,7 @@ def trace(checkpoint: Checkpoint) -> Graph:
     """Trace a checkpoint's transformers model through Optimum.
 
     Raises:
-        UnsupportedModelError: Optimum does not know the architecture or the task.
+        UnsupportedModelError: Optimum does not know the architecture or the task, or a trace would fix what must vary.
         ExportError: the tracer failed.
     """
     model = checkpoint.model
@@ -80,6 +80,7 @@ def trace(checkpoint: Checkpoint) -> Graph:
             f"{type(model).__name__} is not a transformers model",
             "trace it with trace_module(model, example_inputs, ...)",
         )
+    _refuse_growing_positions(model.config)
     return _trace(model, functools.partial(_optimum_export, model, checkpoint.task.name))
 
 
@@ -142,6 +143,19 @@ def _trace(model: nn.Module, export: Any) -> Graph:
     _share_transposed(traced.graph)
     ClearMetadataAndDocStringPass()(traced)
     return Graph(traced, ladder)
+
+
+def _refuse_growing_positions(config: Any) -> None:
+    """`dynamic` rotary scaling computes its frequencies from the length of the text, in Python: a trace keeps those of
+    the example. (`longrope` does too, and Optimum traces both of its cases.)"""
+    scaling = getattr(config, "rope_scaling", None) or {}
+    if scaling.get("rope_type", scaling.get("type")) == "dynamic":
+        raise UnsupportedModelError(
+            f"this {config.model_type} scales its rotary positions by the length of the text (rope type 'dynamic'), "
+            "which a traced graph cannot",
+            "for texts within its original length, set rope_scaling to null in config.json; linear, llama3, yarn and "
+            "longrope scaling work as they are",
+        )
 
 
 def _optimum_export(model: Any, task: str, file: Path) -> None:
