@@ -252,7 +252,8 @@ def _share_transposed(graph: ir.Graph) -> None:
         matrix = folded.const_value.numpy()
         for other in by_shape.get(matrix.shape[::-1], ()):
             assert other.const_value is not None
-            if other is not folded and np.array_equal(other.const_value.numpy().T, matrix):
+            same = other.const_value.numpy()
+            if other is not folded and np.array_equal(same[:, 0], matrix[0]) and np.array_equal(same.T, matrix):
                 transpose = ir.Node("", "Transpose", [other], attributes=[ir.AttrInt64s("perm", [1, 0])], num_outputs=1)
                 transpose.outputs[0].type = folded.type
                 graph.insert_before(node, transpose)

@@ -242,7 +242,14 @@ def _max_length(source: str, model: Any, tokenizer: Any) -> int | None:
     limits = (
         embedder.get("max_seq_length"),
         tokenizer.model_max_length,
-        getattr(model.config, "max_position_embeddings", None),
+        _positions(model),
     )
     known = [int(limit) for limit in limits if limit and limit < _UNLIMITED]
     return min(known, default=None)
+
+
+def _positions(model: Any) -> int | None:
+    """How many tokens the position table serves; None without one. RoBERTa's begins after the padding's own row."""
+    rows = getattr(model.config, "max_position_embeddings", None)
+    padding = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    return None if rows is None else int(rows) - (0 if padding is None else int(padding) + 1)
