@@ -273,7 +273,7 @@ class EdgeSession:
 
     def _begin(self, rank: int | None) -> None:
         rank = self._store.check(self._store.top_rank if rank is None else rank)
-        self._load(rank)
+        self._store.release(self._store.lease(rank))  # a failure is raised, so the listener need not hear of it
         self._store.make_current(rank)
 
     def _submit(self, rank: int, ticket: int, asked_s: float) -> Future[Switch]:

@@ -26,6 +26,13 @@ VERBS = {
 }
 
 
+_EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "optimum", "onnx", "onnx_ir", "safetensors"), "export"),
+    **dict.fromkeys(("onnxruntime", "tokenizers"), "ort"),
+}
+"""The extra that brings a module."""
+
+
 class _LazyGroup(click.Group):
     """A group that imports a verb when it is asked for, and lists them in the order of use."""
 
@@ -38,6 +45,18 @@ class _LazyGroup(click.Group):
         command = importlib.import_module(f"nsn_edge.cli.{name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the verb. A device has no torch, and a verb that needs it says what to install."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            module = (error.name or "").partition(".")[0]
+            if module not in _EXTRAS:
+                raise
+            from nsn_edge.errors import MissingDependencyError
+
+            raise MissingDependencyError(module, _EXTRAS[module], f"the verb {ctx.invoked_subcommand}") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
