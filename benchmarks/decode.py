@@ -6,8 +6,9 @@
     tg128          writing 128 tokens one by one, from an empty cache; no sampling
 
 The model is a Llama of 57 M random weights whose vocabulary is small, so that its linear layers are nearly all of it.
-The rungs take turns in a shuffled order, each call after an untimed one; t/s is the mean and deviation over the calls,
-and ratios are of medians within one run. `-o csv` and `-o json` put nothing else on stdout.
+The rungs take turns in a shuffled order, each call after an untimed one; t/s is the mean and deviation over the calls.
+A ratio is the median over the rounds of what the dense rung took against what this one took in the same round, so that
+a neighbour's job moves the figures and not the ratios. `-o csv` and `-o json` put nothing else on stdout.
 
 Writing a token reads every weight once, so the floor is set by the memory: `floor_share` is the measured speed against
 bytes per token at the bandwidth with which the same threads read a large array, measured in turn with the rungs.
@@ -111,7 +112,7 @@ def run_test(
             candidates["read"] = memory_reader(readers, threads)
         once = MeasureSettings(warmup=1, min_repetitions=repetitions, min_time_s=0, max_time_s=3600, calls_per_turn=1)
         samples_ms = measure(candidates, once)
-    dense_ms = np.median(samples_ms[ladder.max_rank])
+    dense_ms = np.array(samples_ms[ladder.max_rank])
     rows = []
     for rank in reversed(ladder.ranks):
         speeds = [n / ms * 1e3 for ms in samples_ms[rank]]
@@ -132,7 +133,7 @@ def run_test(
                 "stddev_ts": float(np.std(speeds, ddof=1)) if len(speeds) > 1 else 0.0,
                 "samples_ts": speeds,
                 "median_ts": float(np.median(speeds)),
-                "relative_to_dense": float(dense_ms / np.median(samples_ms[rank])),
+                "relative_to_dense": float(np.median(dense_ms / np.array(samples_ms[rank]))),
             }
         )
     if "read" not in samples_ms:
