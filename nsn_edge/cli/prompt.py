@@ -104,10 +104,12 @@ def continue_prompts(session: EdgeSession, prompting: Prompting, as_json: bool) 
 def _summary(generation: Generation) -> str:
     ranks = sorted(set(generation.ranks))
     spread = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
-    rate = generation.decode_tokens_per_s
     return (
-        f"{spread}: {len(generation.prompt)} tokens read in {generation.prefill_ms:.1f} ms "
-        f"({generation.prefill_tokens_per_s:.0f}/s), {len(generation.tokens)} written"
-        + ("" if rate is None else f" ({rate:.0f}/s)")
-        + f", ended by {generation.finish_reason}"
+        f"{spread}: {len(generation.prompt)} tokens read in {generation.prefill_ms:.1f} ms"
+        f"{_rate(generation.prefill_tokens_per_s)}, {len(generation.tokens)} written"
+        f"{_rate(generation.decode_tokens_per_s)}, ended by {generation.finish_reason}"
     )
+
+
+def _rate(per_s: float | None) -> str:
+    return "" if per_s is None else f" ({per_s:.0f}/s)"

@@ -80,9 +80,9 @@ class Generation:
         return sum(self.decode_ms) / len(self.decode_ms) if self.decode_ms else None
 
     @property
-    def prefill_tokens_per_s(self) -> float:
-        """Of this prompt."""
-        return len(self.prompt) / self.prefill_ms * 1e3
+    def prefill_tokens_per_s(self) -> float | None:
+        """Of this prompt; None before it was read."""
+        return len(self.prompt) / self.prefill_ms * 1e3 if self.prefill_ms else None
 
     @property
     def decode_tokens_per_s(self) -> float | None:
