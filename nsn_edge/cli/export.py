@@ -30,7 +30,16 @@ from nsn_edge.cli.common import emit, progress_bar, verb_options
     "forms",
     multiple=True,
     type=click.Choice(GRAPH_FORMS),
-    help="Which graphs to write: one per rung (static), or one with the rank as an input. Repeat it. Default: all.",
+    help="Which graphs to write: one per rung (static), or one for all ranks: gated (its rungs cost what static's do), "
+    "bound (prefixes of the mapped weights as inputs), sliced (for TensorRT), masked (the oracle). Repeat it. "
+    "Default: all.",
+)
+@click.option(
+    "--merge/--no-merge",
+    default=True,
+    show_default=True,
+    help="Multiply a layer's factors where that is less work than keeping them apart: fastest. --no-merge is for "
+    "run --share-weights.",
 )
 @verb_options
 def command(
@@ -40,6 +49,7 @@ def command(
     ranks: tuple[int, ...],
     dense_top: bool,
     forms: tuple[str, ...],
+    merge: bool,
     as_json: bool,
 ) -> None:
     """Write the nested CHECKPOINT (made by `adapt`) as a bundle: a graph per rung, every weight once.
@@ -54,6 +64,7 @@ def command(
         ranks=ranks,
         dense_top=dense_top,
         forms=forms or GRAPH_FORMS,
+        merge=merge,
     )
     start = time.perf_counter()
     with progress_bar() as progress:

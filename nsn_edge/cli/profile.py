@@ -24,6 +24,11 @@ DEFAULT_SEQUENCE = 128
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the result as JSON to this file.")
 @click.option("--threads", default=1, show_default=True, help="Threads per inference; 0 takes every core.")
+@click.option(
+    "--share-weights",
+    is_flag=True,
+    help="Hold the weights once for all rungs, mapped and not repacked: less memory, slower. Export with --no-merge.",
+)
 @click.option("--provider", default="cpu", show_default=True, help="cpu, cuda, tensorrt, or auto.")
 @click.option("--batch", "batch_size", default=1, show_default=True, help="Sequences per call.")
 @click.option(
@@ -53,6 +58,7 @@ def command(
     bundle: Path,
     output: Path | None,
     threads: int,
+    share_weights: bool,
     provider: str,
     batch_size: int,
     sequence_length: int | None,
@@ -80,7 +86,7 @@ def command(
 
     measure = MeasureSettings(warmup=warmup, min_repetitions=repetitions, min_time_s=min_time_s, max_time_s=max_time_s)
     sizes = {**({PAST_LENGTH: past} if past else {}), **_sizes(dimensions)}
-    engine = OnnxRuntimeEngine(threads=threads, provider=provider)
+    engine = OnnxRuntimeEngine(threads, provider, share_weights)
     with progress_bar() as progress:
         opened = Bundle.open(bundle, progress=progress)
         if sequence_length is None:

@@ -50,6 +50,11 @@ _SHOWN_CHARS = 240
     help="static answers at the rungs, the others at any rank.",
 )
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(0), help="Per inference; 0: every core.")
+@click.option(
+    "--share-weights",
+    is_flag=True,
+    help="Hold the weights once for all rungs, mapped and not repacked: less memory, slower. Export with --no-merge.",
+)
 @click.option("--provider", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "tensorrt", "auto"]))
 @click.option("--memory-budget-mb", type=float, help="Weights that may stay in memory. Default: no limit.")
 @verb_options
@@ -66,6 +71,7 @@ def command(
     outputs: Path | None,
     form: str,
     threads: int,
+    share_weights: bool,
     provider: str,
     memory_budget_mb: float | None,
     prompting: Prompting,
@@ -90,7 +96,7 @@ def command(
         raise UsageError("--outputs saves what --inputs gives", "give --inputs FILE.npz too")
     if flops is not None and not 0 < flops <= 1:
         raise UsageError(f"--flops is a fraction above 0 and up to 1, not {flops}", "0.5 means half of the dense FLOPs")
-    engine = OnnxRuntimeEngine(threads=threads, provider=provider)
+    engine = OnnxRuntimeEngine(threads, provider, share_weights)
     with EdgeSession.open(bundle, engine=engine, form=form, memory_budget_mb=memory_budget_mb) as session:
         if flops is not None:
             ladder = session.bundle.manifest.ladder

@@ -86,3 +86,11 @@ def test_a_file_that_cannot_be_written(
     folder.mkdir()
     assert profile(tiny_bundle[0], "-o", str(folder)) != 0
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_shared_weights_are_part_of_what_was_measured(
+    text_bundle: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, shared in (((), False), (("--share-weights",), True)):
+        assert profile(text_bundle[0], "--sequence", "4", "--json", *options) == 0
+        assert json.loads(capsys.readouterr().out)["settings"]["share_weights"] is shared

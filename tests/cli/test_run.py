@@ -72,6 +72,7 @@ def test_the_documentation_is_searched_by_default(text_bundle: TinyBundle, capsy
         (("--form", "sliced", "--flops", 0.6), 6),
         (("--form", "masked", "--rank", 3), 3),
         (("--memory-budget-mb", 0.003), 8),
+        (("--share-weights", "--rank", 5), 5),
     ],
 )
 def test_the_rank_is_chosen(
