@@ -87,7 +87,7 @@ def _left_padded(tokenizer: Any, texts: Sequence[str], max_length: int | None) -
     }
 
 
-def array_inputs(path: Any, names: Sequence[str]) -> list[dict[str, np.ndarray]]:
+def array_inputs(path: Path, names: Sequence[str]) -> list[dict[str, np.ndarray]]:
     """One batch from an `.npz` file with an array per input that `given_names` names.
 
     Raises:
