@@ -83,12 +83,14 @@ def _as_branch(graph: ir.Graph, outer: Mapping[str, ir.Value], name: str) -> ir.
         ir.convenience.replace_all_uses_with(value, outer[name_of(value)])
     graph.inputs.clear()
     graph.name = name
-    initializers = list(graph.initializers.values())
-    for value in (*initializers, *(output for node in graph for output in node.outputs)):
-        if value.name:
-            value.name = f"{name}/{value.name}"
-    for node in graph:
-        node.name = f"{name}/{node.name}" if node.name else None
+    for value in list(graph.initializers.values()):
+        value.name = f"{name}/{value.name}"
+    for number, node in enumerate(graph):
+        # Short: names are a quarter of what an engine holds of such a graph, at every level of nesting once more.
+        node.name = f"{name}/{number}"
+        for index, value in enumerate(node.outputs):
+            if value.name:
+                value.name = f"{name}/{number}.{index}"
     return graph
 
 
