@@ -51,7 +51,10 @@ def collect_covariances(
     """
     modules = {name: module for name, module in model.named_modules() if filter_fn(module, name)}
     if not modules:
-        raise UnsupportedModelError(f"no layer of {type(model).__name__} passes the filter; nothing to calibrate")
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no linear layers to cut, so there is nothing to calibrate",
+            "linear layers inside it can be cut; heads are left as they are unless asked for",
+        )
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     sums: dict[tuple[str, ...], _Sum] = {}
     total = len(batches) if isinstance(batches, Sequence) else 0
