@@ -6,9 +6,10 @@
     tg128          writing 128 tokens one by one, from an empty cache; no sampling
 
 The model is a Llama of 57 M random weights whose vocabulary is small, so that its linear layers are nearly all of it.
-The rungs take turns in a shuffled order, each call after an untimed one; t/s is the mean and deviation over the calls.
-A ratio is the median over the rounds of what the dense rung took against what this one took in the same round, so that
-a neighbour's job moves the figures and not the ratios. `-o csv` and `-o json` put nothing else on stdout.
+Rungs take turns in a shuffled order: prompt by prompt, each after an untimed one, or token by token. t/s is the mean
+and deviation over the repetitions. A ratio is the median over the rounds of what the dense rung took against what this
+one took in the same round, so that a neighbour's job moves the figures and not the ratios. `-o csv` and `-o json` put
+nothing else on stdout.
 
 Writing a token reads every weight once, so the floor is set by the memory: `floor_share` is the measured speed against
 bytes per token at the bandwidth with which the same threads read a large array, measured in turn with the rungs.
@@ -25,10 +26,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import functools
 import io
 import json
+import random
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +56,7 @@ TESTS = ("pp512", "pp128", "tg128")
 QUICK_TESTS = ("pp128", "tg32")
 QUICK_SIZE = DecoderSize(hidden=512, layers=4, intermediate=1408, heads=8)
 READ_BYTES = 256 << 20
+READ_EVERY = 16
 CSV_FIELDS = ("model", "backend", "threads", "rank", "flops_fraction", "test", "avg_ts", "stddev_ts")
 
 
@@ -103,15 +108,12 @@ def run_test(
     for loading in session.preload(ladder.ranks):
         loading.result()
     decoder, n = Decoder(session), int(test[2:])
-    action = read_prompt if test.startswith("pp") else write_tokens
-    candidates: dict[int | str, Callable[[], object]] = {
-        rank: (lambda rank=rank: action(decoder, n, rank)) for rank in ladder.ranks
-    }
-    with ThreadPoolExecutor(threads) as readers:
-        if test.startswith("tg"):
-            candidates["read"] = memory_reader(readers, threads)
+    if test.startswith("pp"):
+        candidates = {rank: functools.partial(read_prompt, decoder, n, rank) for rank in ladder.ranks}
         once = MeasureSettings(warmup=1, min_repetitions=repetitions, min_time_s=0, max_time_s=3600, calls_per_turn=1)
-        samples_ms = measure(candidates, once)
+        samples_ms, bandwidth = measure(candidates, once), None
+    else:
+        samples_ms, bandwidth = write_in_turn(decoder, n, ladder.ranks, threads, repetitions)
     dense_ms = np.array(samples_ms[ladder.max_rank])
     rows = []
     for rank in reversed(ladder.ranks):
@@ -136,10 +138,7 @@ def run_test(
                 "relative_to_dense": float(np.median(dense_ms / np.array(samples_ms[rank]))),
             }
         )
-    if "read" not in samples_ms:
-        return rows, []
-    bandwidth = READ_BYTES / np.median(samples_ms["read"]) * 1e3
-    return rows, [floor_of(session.bundle, row, bandwidth) for row in rows]
+    return rows, [] if bandwidth is None else [floor_of(session.bundle, row, bandwidth) for row in rows]
 
 
 def read_prompt(decoder: Decoder, n: int, rank: int) -> None:
@@ -147,12 +146,39 @@ def read_prompt(decoder: Decoder, n: int, rank: int) -> None:
     decoder.step(*left_padded([[1] * n]), decoder.empty_cache(1), rank)
 
 
-def write_tokens(decoder: Decoder, n: int, rank: int) -> None:
-    """`n` tokens, each after those before."""
-    cache, token = decoder.empty_cache(1), np.array([[1]])
-    for position in range(n):
-        mask = np.ones((1, position + 1), np.int64)
-        cache = decoder.step(token, mask, np.array([[position]]), cache, rank).cache
+def write_in_turn(
+    decoder: Decoder, n: int, ranks: Sequence[int], threads: int, repetitions: int
+) -> tuple[dict[int, list[float]], float]:
+    """Texts of `n` tokens, every rung one token at a time in turn, so that a neighbour's job disturbs all alike.
+
+    Their weights are larger than the processor's caches, so that none finds there what it left.
+
+    Returns:
+        Milliseconds of each text by rank, and the memory's bandwidth in bytes per second, measured in between.
+    """
+    samples_ms: dict[int, list[float]] = {rank: [] for rank in ranks}
+    reads_s: list[float] = []
+    token, order, shuffle = np.array([[1]]), list(ranks), random.Random(0).shuffle
+    with ThreadPoolExecutor(threads) as readers:
+        read = memory_reader(readers, threads)
+        for repetition in range(repetitions + 1):
+            caches = dict.fromkeys(ranks, decoder.empty_cache(1))
+            spent_s = dict.fromkeys(ranks, 0.0)
+            for position in range(n):
+                mask, positions = np.ones((1, position + 1), np.int64), np.array([[position]])
+                shuffle(order)
+                for rank in order:
+                    start = time.perf_counter()
+                    caches[rank] = decoder.step(token, mask, positions, caches[rank], rank).cache
+                    spent_s[rank] += time.perf_counter() - start
+                if position % READ_EVERY == 0:
+                    start = time.perf_counter()
+                    read()
+                    reads_s.append(time.perf_counter() - start)
+            if repetition:  # the first text is a warm-up
+                for rank in ranks:
+                    samples_ms[rank].append(spent_s[rank] * 1e3)
+    return samples_ms, READ_BYTES / float(np.median(reads_s))
 
 
 def memory_reader(readers: ThreadPoolExecutor, threads: int) -> Callable[[], object]:
