@@ -86,7 +86,7 @@ def _as_branch(graph: ir.Graph, outer: Mapping[str, ir.Value], name: str) -> ir.
     for value in list(graph.initializers.values()):
         value.name = f"{name}/{value.name}"
     for number, node in enumerate(graph):
-        # Short: names are a quarter of what an engine holds of such a graph, at every level of nesting once more.
+        # Short: an engine holds such a graph once more at every level of nesting, and much of it is names.
         node.name = f"{name}/{number}"
         for index, value in enumerate(node.outputs):
             if value.name:
