@@ -249,7 +249,7 @@ class Manifest:
         if not isinstance(data, Mapping):
             raise BundleError("the manifest is not a JSON object")
         version = data.get("schema_version")
-        if version != SCHEMA_VERSION:
+        if type(version) is not int or version != SCHEMA_VERSION:  # True == 1 == 1.0, and neither is a version
             raise BundleError(
                 f"the bundle has schema version {version!r}; this nsn-edge reads version {SCHEMA_VERSION}",
                 "export the bundle again, or install the nsn-edge that wrote it",

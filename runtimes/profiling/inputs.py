@@ -49,6 +49,12 @@ def synthesise_inputs(
     return {spec.name: _array(spec, _shape(spec, sizes), max(vocabulary, 1), past, generator) for spec in specs}
 
 
+def dimension_names(specs: Sequence[TensorSpec]) -> set[str]:
+    """The named dimensions that a caller sizes: of one called `a + b` its parts."""
+    named = {size for spec in specs for size in spec.shape if isinstance(size, str)}
+    return {part for name in named for part in name.split(_SUM)}
+
+
 def vocabulary_size(bundle: Bundle) -> int:
     """The number of ids the bundle's tokenizer gives, which the model knows; `SAFE_IDS` where nothing says.
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from nsn_edge.errors import UsageError
 from nsn_edge.runtimes.engines import Array
-from nsn_edge.runtimes.profiling.inputs import synthesise_inputs, vocabulary_size
+from nsn_edge.runtimes.profiling.inputs import PAST_LENGTH, dimension_names, synthesise_inputs, vocabulary_size
 from nsn_edge.runtimes.session import EdgeSession, Switch
 from nsn_edge.runtimes.text import TextEmbedder
 
@@ -68,8 +68,11 @@ class SessionQueries:
         if manifest.task.name == "feature-extraction":
             embedder = TextEmbedder(session)
             return cls(session, [embedder.tokenize([text]) for text in texts])
-        names = {size for spec in manifest.inputs for size in spec.shape if isinstance(size, str)}
-        sizes = {name: 1 if "batch" in name else _MADE_UP_TOKENS for name in names}
+        names = dimension_names(manifest.inputs)
+        tokens = min(_MADE_UP_TOKENS, manifest.task.max_length or _MADE_UP_TOKENS)
+        if PAST_LENGTH in names:  # a decoder: one part stands in its cache, the other is new
+            tokens = max(tokens // 2, 1)
+        sizes = {name: 1 if "batch" in name else tokens for name in names}
         return cls(session, [synthesise_inputs(manifest.inputs, sizes, vocabulary=vocabulary_size(session.bundle))])
 
     def switch(self, rank: int) -> None:

@@ -47,3 +47,10 @@ def test_a_decoder_is_profiled_in_prefill_and_in_decoding(folders: tuple[Path, P
     assert len(decode["rungs"]) == len(prefill["rungs"]) > 2
     result = CliRunner().invoke(main, ["profile", str(folders[1]), "--past", "64"])
     assert "a sequence of 65 is longer than the 64" in str(result.exception)
+
+
+def test_a_decoder_answers_while_a_trace_is_replayed(folders: tuple[Path, Path]) -> None:
+    result = run("simulate", folders[1])
+    assert result["summary"]["queries"] > 0
+    assert result["summary"]["failed_queries"] == 0
+    assert len(result["switches"]) > 2
