@@ -140,7 +140,7 @@ def test_a_manifest_that_is_none(tiny_bundle: TinyBundle, content: bytes) -> Non
 # --- the manifest's content --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, "1", None, 1.5, [1]])
+@pytest.mark.parametrize("version", [0, 2, 99, "1", None, 1.5, 1.0, True, [1]])
 def test_an_unknown_schema_version_is_refused(manifest_json: Json, version: object) -> None:
     with pytest.raises(BundleError, match=r"schema version .* reads version 1"):
         Manifest.from_json({**manifest_json, "schema_version": version})
