@@ -45,8 +45,8 @@ Run = Callable[..., Outcome]
 """Takes a verb and its arguments."""
 
 
-def run_process(*arguments: object, **options: Any) -> Outcome:
-    """In a process of its own; `options` are `subprocess.run`'s."""
+def run_process(*arguments: object, timeout: float = 120, **options: Any) -> Outcome:
+    """In a process of its own; `timeout` in seconds and the other options are `subprocess.run`'s."""
     line = [sys.executable, "-m", "nsn_edge", *map(str, arguments)]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120, **options)
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=timeout, **options)
     return Outcome(done.returncode, done.stdout, done.stderr)
