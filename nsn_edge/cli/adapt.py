@@ -98,11 +98,12 @@ def command(
     seconds = time.perf_counter() - start
     ladder = checkpoint.ladder
     factors = sum(layer.curve.full_rank * (layer.d_in + layer.d_out) for layer in ladder.layers)
+    size_bytes = sum(file.stat().st_size for file in output.iterdir())
     data = {
         "schema_version": 1,
         "kind": "adaptation",
         "path": str(output),
-        "size_bytes": sum(file.stat().st_size for file in output.iterdir()),
+        "size_bytes": size_bytes,
         "model": checkpoint.name,
         "architecture": type(checkpoint.model).__name__,
         "task": checkpoint.task.name,
@@ -117,7 +118,7 @@ def command(
 
     def render(console: Console) -> None:
         for key, value in checkpoint.provenance.items():
-            console.print(f"{key.replace('_', ' ')}: {value}")
+            console.print(f"{key.replace('_', ' ')}: {value}", markup=False)
         console.print(
             f"{len(ladder.layers)} layers cut, {ladder.dense_macs / 1e6:.2f} M dense weights, "
             f"{factors / 1e6:.2f} M in factors; ranks 1..{ladder.max_rank}"
@@ -131,8 +132,8 @@ def command(
                 f"{row['wanted']:.0%}", str(rank), f"{row['flops_fraction']:.1%}", f"{ladder.macs(rank) / 1e6:.2f} M"
             )
         console.print(table)
-        console.print(f"{output}: {data['size_bytes'] / 1e6:.1f} MB, {seconds:.1f} s")  # type: ignore[operator]
-        console.print(f"next: nsn-edge export {output} -o BUNDLE")
+        console.print(f"{output}: {size_bytes / 1e6:.1f} MB, {seconds:.1f} s", markup=False)
+        console.print(f"next: nsn-edge export {output} -o BUNDLE", markup=False)
 
     emit(data, render, as_json)
 
