@@ -23,7 +23,9 @@ from nsn_edge.ladder import Rung
 from nsn_edge.progress import Progress, silent
 
 DEFAULT_TOLERANCE = 1e-4
-"""Largest allowed difference, relative to the larger of 1 and the tensor's largest magnitude."""
+"""Largest allowed difference, relative to the larger of 1 and the tensor's largest magnitude. On MiniLM two sound float32
+engines that sum in another order differ by 2e-5 of it at most; one layer short of one direction at a rung, by 1.2e-3
+and more."""
 
 
 @dataclass(frozen=True)
