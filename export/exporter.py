@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,10 +19,10 @@ from nsn_edge.bundle.manifest import GRAPH_FORMS
 from nsn_edge.bundle.store import sha256_of
 from nsn_edge.checkpoint import ASSET_NAMES, Checkpoint
 from nsn_edge.errors import UsageError
-from nsn_edge.export.graph import Graph, spec_of, truncated
+from nsn_edge.export.graph import Graph, nested_nodes, spec_of, truncated
 from nsn_edge.export.lowering import lower_bound, lower_gated, lower_masked, lower_sliced, lower_static
 from nsn_edge.export.trace import trace
-from nsn_edge.export.weights import WEIGHTS_NAME, WeightStore
+from nsn_edge.export.weights import WeightStore, belongs_in_store
 from nsn_edge.ladder import RankLadder, Rung
 from nsn_edge.progress import Progress, silent
 
@@ -30,6 +30,8 @@ DEFAULT_FRACTIONS = (0.75, 0.5, 0.35, 0.25)
 """Rungs below the dense one, as fractions of the dense linear FLOPs."""
 
 CONFIG_NAME = "config.json"
+
+_WEIGHTS_STAGE = "weights, MB"
 
 _TOOLS = ("torch", "transformers", "optimum-onnx", "onnx", "onnx-ir", "numpy")
 
@@ -85,7 +87,7 @@ def export_bundle(
         path: the bundle's folder. An existing bundle there is replaced at the very end; another folder is refused.
         config: which rungs and forms.
         graph: an earlier trace of the same model (a plain module is traced with `trace_module`).
-        progress: hears of each graph.
+        progress: hears of each graph, and of the megabytes of weights written.
 
     Raises:
         RankError: a rung is out of range.
@@ -131,7 +133,8 @@ def _write_graphs(
     artifacts = []
     outputs: tuple[TensorSpec, ...] = ()
     bound_tensors: tuple[BoundTensor, ...] = ()
-    with WeightStore(folder) as store:
+    total_mb = _megabytes(graph, dense=any(rung.dense for rung in ladder.rungs))
+    with WeightStore(folder, _in_megabytes(progress, total_mb)) as store:
         for done, (form, rung, stem) in enumerate(jobs):
             progress("export", done, len(jobs))
             if rung is not None:
@@ -147,9 +150,33 @@ def _write_graphs(
             weight_bytes = _referenced_bytes(model, bound_tensors if form == "bound" else ())
             ir.save(model, file)
             rank = None if rung is None else rung.rank
-            artifacts.append(_artifact("graph", file, form=form, rank=rank, weight_bytes=weight_bytes))
+            artifacts.append(
+                _artifact("graph", file, form=form, rank=rank, precision=graph.precision, weight_bytes=weight_bytes)
+            )
+    progress(_WEIGHTS_STAGE, total_mb, total_mb)
     progress("export", len(jobs), len(jobs))
-    return [*artifacts, _artifact("weights", folder / WEIGHTS_NAME)], outputs, bound_tensors
+    return [*artifacts, _artifact("weights", store.path, sha256=store.sha256)], outputs, bound_tensors
+
+
+def _megabytes(graph: Graph, *, dense: bool) -> int:
+    """What the weights file will have, rounded up."""
+    unused = set() if dense else {nested.weight for nested in nested_nodes(graph.model)}
+    tensors = (value.const_value for value in graph.model.graph.initializers.values() if value not in unused)
+    return -(-sum(tensor.nbytes for tensor in tensors if tensor is not None and belongs_in_store(tensor)) // 10**6)
+
+
+def _in_megabytes(progress: Progress, total_mb: int) -> Callable[[int], None]:
+    """Tell of the weights file's size each time that it is a megabyte larger, and not yet of its end."""
+    reported = -1
+
+    def report(size_bytes: int) -> None:
+        nonlocal reported
+        done = min(size_bytes // 10**6, total_mb - 1)
+        if done > reported:
+            progress(_WEIGHTS_STAGE, done, total_mb)
+            reported = done
+
+    return report
 
 
 def _referenced_bytes(model: ir.Model, bound_tensors: Sequence[BoundTensor]) -> int:
@@ -180,16 +207,23 @@ def _copy_assets(assets: Path | None, folder: Path) -> list[Artifact]:
 
 
 def _artifact(
-    kind: str, file: Path, form: str | None = None, rank: int | None = None, weight_bytes: int | None = None
+    kind: str,
+    file: Path,
+    *,
+    form: str | None = None,
+    rank: int | None = None,
+    precision: str | None = None,
+    weight_bytes: int | None = None,
+    sha256: str | None = None,
 ) -> Artifact:
     return Artifact(
         kind=kind,
         path=file.name,
-        sha256=sha256_of(file),
+        sha256=sha256 or sha256_of(file),
         size_bytes=file.stat().st_size,
         form=form,
         rank=rank,
-        precision="fp32" if kind == "graph" else None,
+        precision=precision,
         weight_bytes=weight_bytes,
     )
 

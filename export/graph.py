@@ -14,13 +14,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from nsn_edge.bundle import TensorSpec
+from nsn_edge.export.weights import shape_of
 from nsn_edge.ladder import RankLadder
 
 DOMAIN = "nsn_edge"
 NESTED_LINEAR = "NestedLinear"
+
+PRECISIONS = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16"}
+"""The weights that can be exported, by the names that the manifest has for them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,19 @@ class Graph:
     """ONNX with `NestedLinear` nodes; factors are initializers that view the torch parameters, not copies."""
     ladder: RankLadder
     """The layers that the nodes name."""
+
+    @property
+    def precision(self) -> str:
+        """Of the weights, one of `PRECISIONS`."""
+        dtype = nested_nodes(self.model)[0].a.dtype
+        assert dtype is not None
+        return PRECISIONS[dtype]
+
+
+def transposed(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """A matrix transposed, laid out as such: made anew each time it is read and kept by nobody."""
+    shape = ir.Shape(tuple(reversed(shape_of(tensor))))
+    return ir.LazyTensor(lambda: ir.Tensor(np.ascontiguousarray(tensor.numpy().T)), dtype=tensor.dtype, shape=shape)
 
 
 def truncated(graph: Graph, rows: Mapping[str, int]) -> Graph:

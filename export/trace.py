@@ -6,9 +6,9 @@ Optimum's exporter traces transformers models (it knows 100+ architectures, thei
     input_ids, attention_mask, position_ids, past_key_values.{i}.key/value  ->  logits, present.{i}.key/value
 
 One graph does prefill (an empty cache) and decoding (a filled one): batch, sequence and past lengths all vary.
-While it runs, each nested layer's `forward` stands for one opaque operator
-whose tensors never enter the ONNX file: they are attached afterwards as views of the torch parameters, so the
-factors are copied once only, from torch into `weights.bin`.
+While it runs, each nested layer's `forward` stands for one opaque operator, and every other weight is an input of the
+graph. No weight enters the ONNX file, which ends at 2 GB: they are attached afterwards as views of the torch
+parameters, so each is copied once only, from torch into `weights.bin`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
@@ -31,7 +30,9 @@ from torch import nn
 from nsn_edge.atomic import named_disk_errors
 from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.errors import ExportError, UnsupportedModelError, UsageError
-from nsn_edge.export.graph import DOMAIN, NESTED_LINEAR, Graph
+from nsn_edge.export.graph import DOMAIN, NESTED_LINEAR, PRECISIONS, Graph, transposed
+from nsn_edge.export.half import half_precision_attention
+from nsn_edge.export.weights import shape_of
 from nsn_edge.layers import NSNLinear, ladder_of, nsn_layers
 
 _OPSET = 18
@@ -111,6 +112,7 @@ def trace_module(
             output_names=list(output_names),
             dynamic_axes={name: dict(axes) for name, axes in dynamic_axes.items()},
             opset_version=_OPSET,
+            do_constant_folding=False,
             dynamo=False,
         )
 
@@ -120,14 +122,17 @@ def trace_module(
 def _trace(model: nn.Module, export: Any) -> Graph:
     ladder = ladder_of(model)
     layers = nsn_layers(model)
-    not_fp32 = sorted({str(p.dtype) for p in model.parameters() if p.dtype != torch.float32})
-    if not_fp32:
-        raise UsageError(
-            f"the model holds {', '.join(not_fp32)} weights; export takes float32", "call model.float() first"
-        )
+    attention = half_precision_attention() if _dtype(model) == torch.float16 else contextlib.nullcontext()
     with tempfile.TemporaryDirectory(prefix="nsn-edge-trace-") as folder:
         file = Path(folder) / "traced.onnx"
-        with named_disk_errors(file), _as_single_nodes(layers), _quiet_tracer(), torch.no_grad():
+        with (
+            named_disk_errors(file),
+            _as_single_nodes(layers),
+            _without_weights(),
+            attention,
+            _quiet_tracer(),
+            torch.no_grad(),
+        ):
             try:
                 export(file)
             except (UnsupportedModelError, ExportError, OSError):
@@ -139,10 +144,23 @@ def _trace(model: nn.Module, export: Any) -> Graph:
                 ) from error
         traced = ir.load(file)
         ir.external_data.load_to_model(traced)
+    _attach_weights(traced.graph, model)
     _attach_tensors(traced, layers)
-    _share_transposed(traced.graph)
+    _store_transposed(traced.graph)
     ClearMetadataAndDocStringPass()(traced)
     return Graph(traced, ladder)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """Of all weights. A graph has one precision, and numpy, in which every runtime takes its tensors, no bfloat16."""
+    found = {parameter.dtype for parameter in model.parameters()}
+    if found != {torch.float32} and found != {torch.float16}:
+        names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+        raise UsageError(
+            f"the model holds {names} weights; export takes either float32 or float16",
+            "call model.float() or model.half() first",
+        )
+    return found.pop()
 
 
 def _refuse_growing_positions(config: Any) -> None:
@@ -173,8 +191,10 @@ def _optimum_export(model: Any, task: str, file: Path) -> None:
             f"tested are {', '.join(FAMILIES)}, and it knows more; add yours with its register_tasks_manager_onnx, or "
             "trace a plain module with trace_module",
         ) from error
-    config = constructor(model.config, use_past_in_inputs=True) if cached else constructor(model.config)
-    export_pytorch(model, config, opset=max(_OPSET, config.DEFAULT_ONNX_OPSET), output=file)
+    settings = {"float_dtype": PRECISIONS[ir.tensor_adapters.from_torch_dtype(_dtype(model))]}
+    config = constructor(model.config, **settings, **({"use_past_in_inputs": True} if cached else {}))
+    opset = max(_OPSET, config.DEFAULT_ONNX_OPSET)
+    export_pytorch(model, config, opset=opset, output=file, do_constant_folding=False)
 
 
 @contextlib.contextmanager
@@ -195,6 +215,19 @@ def _emit(name: str, d_out: int, x: torch.Tensor) -> torch.Tensor:
 
 
 @contextlib.contextmanager
+def _without_weights() -> Iterator[None]:
+    """Let the tracer write no weights: each becomes an input that is named as in the model. Optimum has no option for
+    it, so the function that it imports is shadowed meanwhile. Constants must then be left unfolded: what the tracer
+    folds of weights it would copy, and rename."""
+    export = torch.onnx.export
+    torch.onnx.export = functools.partial(export, export_params=False)
+    try:
+        yield
+    finally:
+        torch.onnx.export = export
+
+
+@contextlib.contextmanager
 def _quiet_tracer() -> Iterator[None]:
     """The tracer warns about each Python number it fixes and about its own future; neither is the user's to mend.
     What it really fixed is caught by `verify`, which runs other shapes than the traced ones."""
@@ -209,6 +242,17 @@ def _quiet_tracer() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _attach_weights(graph: ir.Graph, model: nn.Module) -> None:
+    """Make every input that is a weight an initializer that views the torch tensor."""
+    tensors = model.state_dict()
+    for value in [value for value in graph.inputs if value.name in tensors]:
+        graph.inputs.remove(value)
+        if value.uses():
+            assert value.name is not None
+            value.const_value = ir.tensor_adapters.TorchTensor(tensors[value.name], name=value.name)
+            graph.register_initializer(value)
 
 
 def _attach_tensors(traced: ir.Model, layers: Mapping[str, NSNLinear]) -> None:
@@ -238,27 +282,23 @@ def _attach_tensors(traced: ir.Model, layers: Mapping[str, NSNLinear]) -> None:
         )
 
 
-def _share_transposed(graph: ir.Graph) -> None:
-    """Let a matrix that is another one transposed (a tied `lm_head`, which the tracer has folded) be that other one
-    behind a `Transpose`: stored once, and folded again by the runtime when it loads the graph."""
-    by_shape: dict[tuple[int, ...], list[ir.Value]] = {}
-    for value in graph.initializers.values():
-        if value.const_value is not None and len(value.const_value.shape) == 2:
-            by_shape.setdefault(tuple(value.const_value.shape.numpy()), []).append(value)
-    for node in [node for node in graph if node.op_type == "MatMul"]:
-        folded = node.inputs[1]
-        if folded is None or folded.const_value is None or len(folded.const_value.shape) != 2:
+def _store_transposed(graph: ir.Graph) -> None:
+    """Store a matrix that is used transposed and not otherwise (a dense `lm_head`) as the product reads it. One with
+    other uses (a tied `lm_head`) stays behind its `Transpose`: stored once, and folded by the runtime on loading."""
+    for node in [node for node in graph if node.op_type == "Transpose"]:
+        (matrix,) = node.inputs
+        if matrix is None or matrix.const_value is None or len(matrix.uses()) > 1:
             continue
-        matrix = folded.const_value.numpy()
-        for other in by_shape.get(matrix.shape[::-1], ()):
-            assert other.const_value is not None
-            same = other.const_value.numpy()
-            if other is not folded and np.array_equal(same[:, 0], matrix[0]) and np.array_equal(same.T, matrix):
-                transpose = ir.Node("", "Transpose", [other], attributes=[ir.AttrInt64s("perm", [1, 0])], num_outputs=1)
-                transpose.outputs[0].type = folded.type
-                graph.insert_before(node, transpose)
-                node.replace_input_with(1, transpose.outputs[0])
-                break
+        if len(matrix.const_value.shape) != 2 or node.attributes["perm"].as_ints() != (1, 0):
+            continue
+        (output,) = node.outputs
+        name, tensor = str(matrix.name), transposed(matrix.const_value)
+        shape = ir.Shape(shape_of(tensor))
+        value = ir.Value(name=f"{name}.T", shape=shape, type=matrix.type, const_value=tensor)
+        graph.register_initializer(value)
+        ir.convenience.replace_all_uses_with(output, value)
+        graph.remove(node, safe=True)
+        del graph.initializers[name]
 
 
 def _initializer(graph: ir.Graph, name: str, tensor: torch.Tensor) -> ir.Value:

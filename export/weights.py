@@ -10,9 +10,11 @@ ONNX's external data names a file, an offset and a length; nothing says that two
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from nsn_edge.errors import ExportError
@@ -40,11 +42,17 @@ class WeightStore:
     """Appends tensors to `weights.bin` and hands out references to them. A context manager: it owns the file.
 
     Equal tensors (tied embeddings, the initializers that every rung shares) are stored once: they are recognised by
-    dtype, shape and SHA-256 of their bytes.
+    dtype, shape and SHA-256 of their bytes. A tensor is written from where it lies, so the store holds none in memory.
+
+    Args:
+        folder: gets the file.
+        on_growth: hears the file's size in bytes after each tensor.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, on_growth: Callable[[int], None] = lambda size_bytes: None) -> None:
         self.path = folder / WEIGHTS_NAME
+        self._on_growth = on_growth
+        self._sha256 = hashlib.sha256()
         self._stream: Any = None
         self._offset = 0
         self._by_content: dict[tuple[Any, ...], int] = {}
@@ -69,7 +77,9 @@ class WeightStore:
             if known[1:] != (tensor.dtype, shape):
                 raise ExportError(f"two different tensors are both called {name!r}")
             return
-        data = tensor.tobytes()
+        array = np.ascontiguousarray(tensor.numpy())
+        assert array.nbytes == tensor.nbytes
+        data = array.reshape(-1).view(np.uint8).data  # no copy; `tobytes` makes one
         key = (tensor.dtype, shape, hashlib.sha256(data).digest())
         offset = self._by_content.get(key)
         if offset is None:
@@ -91,14 +101,21 @@ class WeightStore:
             WEIGHTS_NAME, offset, length, dtype, shape=ir.Shape(shape), name=name + suffix, base_dir=self.path.parent
         )
 
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, in hexadecimal."""
+        return self._sha256.hexdigest()
+
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
 
-    def _append(self, data: bytes) -> int:
+    def _append(self, data: memoryview) -> int:
         align = PAGE if len(data) >= PAGE else _CACHE_LINE
-        padding = -self._offset % align
-        self._stream.write(b"\0" * padding)
-        self._stream.write(data)
-        offset = self._offset + padding
+        padding = b"\0" * (-self._offset % align)
+        for part in (padding, data):
+            self._stream.write(part)
+            self._sha256.update(part)
+        offset = self._offset + len(padding)
         self._offset = offset + len(data)
+        self._on_growth(self._offset)
         return offset

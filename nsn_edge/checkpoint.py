@@ -319,13 +319,13 @@ def _tied_names(model: nn.Module) -> list[tuple[str, list[str]]]:
 
 def _fill(model: nn.Module, file: Path) -> None:
     """Give the model the file's tensors, strictly: none missing, none left over, every shape right, ties kept."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     if not file.is_file():
         raise CheckpointError(f"{file} is missing", "copy the checkpoint again, or adapt the model again")
     try:
-        stored = load_file(file)
+        with safe_open(file, framework="pt") as opened:
+            stored = {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file} is damaged: {error}", "copy the checkpoint again, or adapt the model again"
@@ -337,15 +337,17 @@ def _fill(model: nn.Module, file: Path) -> None:
         problem = "lacks" if strays[0] in expected else "has the unknown"
         raise CheckpointError(f"{file} {problem} tensor {strays[0]!r} ({len(strays)} do not match)", _AGAIN)
     for name, shape in expected.items():
-        if stored[name].shape != shape:
+        if stored[name] != list(shape):
             raise CheckpointError(
-                f"{file}: {name!r} has shape {list(stored[name].shape)}, and the model needs {list(shape)}", _AGAIN
+                f"{file}: {name!r} has shape {stored[name]}, and the model needs {list(shape)}", _AGAIN
             )
     state: dict[str, Tensor] = {}
     for first, group in groups:
         # One object under all its names: `assign` then leaves tied tensors tied.
         # A copy: the file's tensors are mapped at odd addresses, where BLAS rounds differently, and die with the file.
-        tensor = stored.pop(first).clone()
+        # The file is opened for each: pages stay in memory as long as the mapping that they were read through.
+        with safe_open(file, framework="pt") as opened:
+            tensor = opened.get_tensor(first).clone()
         if isinstance(current[first], nn.Parameter):
             tensor = nn.Parameter(tensor, requires_grad=False)
         state.update(dict.fromkeys(group, tensor))

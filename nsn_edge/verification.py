@@ -14,7 +14,7 @@ from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.corpus import documentation_corpus
 from nsn_edge.errors import UsageError
 from nsn_edge.export.inputs import array_inputs, given_names, text_inputs
-from nsn_edge.export.verify import DEFAULT_TOLERANCE, Verification, verify_bundle
+from nsn_edge.export.verify import Verification, verify_bundle
 from nsn_edge.progress import Progress, silent
 from nsn_edge.runtimes.engines.base import check_inputs
 from nsn_edge.runtimes.quality import measure_quality
@@ -27,7 +27,7 @@ def verify_on(
     texts: Sequence[str] | None = None,
     arrays: Path | None = None,
     *,
-    tolerance: float = DEFAULT_TOLERANCE,
+    tolerance: float | None = None,
     progress: Progress = silent,
 ) -> Verification:
     """Verify a bundle on texts (by default held-out sentences of Python's documentation), or on an `.npz` file.
@@ -37,7 +37,7 @@ def verify_on(
             the tolerance is not a positive number.
         EngineError: an array has another dtype or shape, or onnxruntime cannot load or run a graph.
     """
-    if not 0 < tolerance < math.inf:
+    if tolerance is not None and not 0 < tolerance < math.inf:
         raise UsageError(f"a tolerance is a number above 0, not {tolerance}")
     names = [spec.name for spec in bundle.manifest.inputs]
     if arrays is not None:
@@ -55,7 +55,12 @@ def verify_on(
 
 
 def _verify_on_arrays(
-    bundle: Bundle, checkpoint: Checkpoint, file: Path, names: Sequence[str], tolerance: float, progress: Progress
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    file: Path,
+    names: Sequence[str],
+    tolerance: float | None,
+    progress: Progress,
 ) -> Verification:
     batches = array_inputs(file, names)
     given = [spec for spec in bundle.manifest.inputs if spec.name in given_names(names)]

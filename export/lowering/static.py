@@ -13,12 +13,11 @@ A merged product exists in memory once per rung. Where rungs shall share one map
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from nsn_edge.errors import ExportError
-from nsn_edge.export.graph import Graph, NestedNode
+from nsn_edge.export.graph import Graph, NestedNode, transposed
 from nsn_edge.export.lowering.rewrite import Rewriter, add_bias, name_of, tensor_of
 from nsn_edge.export.weights import WeightStore
 from nsn_edge.ladder import Rung
@@ -66,6 +65,5 @@ def _dense(rewriter: Rewriter, tape: Tape, nested: NestedNode) -> ir.Value:
             "adapt again with the dense weights kept, or export without the dense rung",
         )
     # Stored as MatMul wants it, [d_in, d_out]: a dense weight has no prefix to keep, so nothing is left to fold.
-    transposed = ir.Tensor(np.ascontiguousarray(tensor_of(nested.weight).numpy().T))
-    weight = rewriter.stored(f"{name_of(nested.weight)}.T", transposed)
+    weight = rewriter.stored(f"{name_of(nested.weight)}.T", transposed(tensor_of(nested.weight)))
     return add_bias(tape, tape.op("MatMul", [nested.x, weight]), nested.bias)

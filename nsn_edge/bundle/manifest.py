@@ -73,7 +73,7 @@ class Artifact:
     rank: int | None = None
     """For `static` graphs: the rung's rank."""
     precision: str | None = None
-    """For graphs: the precision of the weights, `fp32`."""
+    """For graphs: the precision of the weights, `fp32` or `fp16`."""
     weight_bytes: int | None = None
     """For graphs: bytes of weights the graph refers to, the shared ones included; what loading it costs at least."""
 

@@ -21,7 +21,11 @@ from nsn_edge.cli.common import emit, progress_bar, read_texts, verb_options
 @click.option(
     "--inputs", type=click.Path(path_type=Path), help="An .npz file with an array per input, in place of text."
 )
-@click.option("--tolerance", type=float, default=1e-4, show_default=True, help="Largest relative difference allowed.")
+@click.option(
+    "--tolerance",
+    type=float,
+    help="Largest relative difference allowed. Default: 1e-4, or 1e-2 where weights are fp16.",
+)
 @click.option(
     "--quality/--no-quality",
     default=True,
@@ -34,7 +38,7 @@ def command(
     checkpoint: Path,
     text: Path | None,
     inputs: Path | None,
-    tolerance: float,
+    tolerance: float | None,
     quality: bool,
     as_json: bool,
 ) -> None:

@@ -98,12 +98,6 @@ def test_a_layer_used_twice_becomes_two_nodes_over_one_set_of_factors() -> None:
     assert nodes[0].a is nodes[1].a
 
 
-def test_half_precision_is_refused_with_the_way_out() -> None:
-    model = nested_module().half()
-    with pytest.raises(UsageError, match=r"float16 weights.*model.float\(\)"):
-        trace_module(model, {"x": torch.randn(2, 6)}, ["y"], AXES)
-
-
 def test_a_model_without_nested_layers_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="no nested layers"):
         trace_module(TwoLayers(), {"x": torch.randn(2, 6)}, ["y"], AXES)
