@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_PROGRESS = re.compile(r"[a-z-]+: \d+(/\d+)?")
+_PROGRESS = re.compile(r"[a-z][A-Za-z, -]*: \d+(/\d+)?")
 PREFIX = "nsn-edge: "
 
 
