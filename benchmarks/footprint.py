@@ -2,7 +2,7 @@
 
     python benchmarks/footprint.py --json benchmarks/results/footprint.json
 
-The bundle holds everything that is shipped: five rungs (dense, 75, 50, 35, 25 % of the linear FLOPs), the two graphs
+The bundle holds everything that is shipped: five rungs (dense, 75, 50, 35, 25 % of the linear FLOPs), the graphs
 with a rank input, the weights and the tokenizer. It is compared with the dense weights plus one set of factors. The
 ordinary way is one export per rung, each with its own weights; it is carried out, not estimated.
 
@@ -86,7 +86,7 @@ def main() -> None:
         what.add_column("what")
         what.add_column(heading, justify="right")
     for name, size in (
-        ("bundle: five rungs, two dynamic graphs, tokenizer", bundle_bytes),
+        ("bundle: five rungs, the dynamic graphs, tokenizer", bundle_bytes),
         ("dense weights", dense_bytes),
         ("one set of factors, full rank", factor_bytes),
         ("the ordinary way: one export per rung", separate_bytes),
