@@ -7,6 +7,7 @@ when that verb runs, so `nsn-edge run` works on a device without torch and `--he
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -71,6 +72,10 @@ def main() -> None:
 
 def entry_point() -> None:
     """What the `nsn-edge` script runs: exit 0 on success, 1 on failure, 2 on a usage error."""
+    # Before anything loads OpenMP: its threads spin while they wait, and on a busy machine that starves the one that
+    # has work. Measured on two cores beside another job, adapting MiniLM: 332 s spinning, 24 s passive.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
     from nsn_edge.cli.common import run_main
 
     sys.exit(run_main(main, sys.argv[1:]))
