@@ -12,6 +12,7 @@
     ├── ExportError               exit 1   tracing or lowering failed; nothing was written
     ├── VerificationError         exit 1   an exported graph disagrees with torch
     └── EngineError               exit 1   an inference engine could not load or run a graph
+        └── StaleEngineError               an engine file of another bundle, device or version, or a damaged one
 
 Each message names the thing, says what exists, and each hint says how to mend it. Both fit one line.
 """
@@ -82,3 +83,7 @@ class VerificationError(NsnEdgeError):
 
 class EngineError(NsnEdgeError):
     """An inference engine could not load or run a graph."""
+
+
+class StaleEngineError(EngineError):
+    """A built engine that is not for this bundle, device or library version, or is damaged. It is never executed."""
