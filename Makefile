@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "nsn-edge needs python >= 3.10, this is %d.%d; set PYTHON=" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH_ARGS) '$(TORCH)'
-	$(BIN)/python -m pip install --quiet -e '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet -e '.[demo,train,dev]'
 	touch $(STAMP)
 
 clean:

@@ -64,6 +64,13 @@ class Checkpoint:
         """The model's ladder, without rungs."""
         return ladder_of(self.model)
 
+    @property
+    def trained_ranks(self) -> tuple[int, ...]:
+        """The ranks that training took, rising; none where the factors are as they were cut."""
+        training = self.provenance.get("training")
+        ranks = training.get("ranks", ()) if isinstance(training, Mapping) else ()
+        return tuple(int(rank) for rank in ranks)
+
     def save(self, path: Path | str) -> None:
         """Write the checkpoint in one step; an older checkpoint there is replaced, anything else is refused.
 
@@ -74,7 +81,7 @@ class Checkpoint:
         """
         manifest = self._manifest()
         with atomic_folder(Path(path), is_checkpoint_folder) as folder:
-            _save_tensors(_tensors(self.model), folder / WEIGHTS_NAME)
+            save_tensors(tensors_of(self.model), folder / WEIGHTS_NAME)
             (folder / WEIGHTS_NAME).chmod(folder.stat().st_mode & 0o666)  # safetensors gives it to its owner alone
             if _is_transformers(self.model):
                 self.model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
@@ -278,7 +285,7 @@ def _nest(path: Path, model: nn.Module, layer: NestedLayer, form: _Form) -> None
     replace_module_(model, dense, empty)
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and persistent buffer once, contiguous, sharing no memory."""
     state = model.state_dict()
     unique: dict[str, Tensor] = {}
@@ -292,7 +299,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return unique
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Write a safetensors file. That library reports a full disk as its own error, with the number in the text.
 
     Raises:

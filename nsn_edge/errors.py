@@ -8,10 +8,12 @@
     │   └── TraceError                     a telemetry trace that cannot be replayed
     ├── MissingDependencyError    exit 1   an optional package is absent; carries the pip line
     ├── CheckpointError           exit 1   a checkpoint that is damaged, missing or too new
+    ├── TrainingError             exit 1   training could not go on; the last checkpoint stands
     ├── BundleError               exit 1   a bundle that is damaged, missing or too new
     ├── ExportError               exit 1   tracing or lowering failed; nothing was written
     ├── VerificationError         exit 1   an exported graph disagrees with torch
     └── EngineError               exit 1   an inference engine could not load or run a graph
+        ├── ProviderError                  onnxruntime would run elsewhere than was asked
         └── StaleEngineError               an engine file of another bundle, device or version, or a damaged one
 
 Each message names the thing, says what exists, and each hint says how to mend it. Both fit one line.
@@ -69,6 +71,10 @@ class CheckpointError(NsnEdgeError):
     """A checkpoint that is missing, damaged, or written by a newer version."""
 
 
+class TrainingError(NsnEdgeError):
+    """Training could not go on. What was saved before is intact."""
+
+
 class BundleError(NsnEdgeError):
     """A bundle that is missing, truncated, altered, or written by a newer version."""
 
@@ -83,6 +89,10 @@ class VerificationError(NsnEdgeError):
 
 class EngineError(NsnEdgeError):
     """An inference engine could not load or run a graph."""
+
+
+class ProviderError(EngineError):
+    """onnxruntime's provider that was asked for is not there, did not start, or left the work to the processor."""
 
 
 class StaleEngineError(EngineError):

@@ -1,0 +1,249 @@
+"""transformers' Trainer for a nested model: every step trains several ranks of the one set of weights.
+
+    NSNTrainer(model, args=TrainingArguments(...), train_dataset=..., sampler=..., loss=..., teacher=...).train()
+
+What people know of the Trainer stays: DDP and FSDP through accelerate, mixed precision, gradient accumulation and
+checkpointing, schedules, logging, callbacks, resume. Changed here: the loss, what is saved (only what is trained, and
+in one step), and that a loss which is not a number ends the run before it reaches the weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from nsn_edge.errors import TrainingError, UsageError
+from nsn_edge.layers import ladder_of, nsn_layers
+from nsn_edge.progress import Progress
+from nsn_edge.training import saving
+from nsn_edge.training.hierarchy import Call, Hierarchy, call_with_names, call_without_labels, without_dense_weights
+from nsn_edge.training.objectives import VariantLoss
+from nsn_edge.training.ranks import RankSampler, rank_pool
+
+TRAINED = ("factors", "all")
+"""What is trained: the factors alone, so that everything else still fits the dense original, or every parameter."""
+
+
+class NSNTrainer(Trainer):  # type: ignore[misc]
+    """Trains a nested model in place.
+
+    Args:
+        model: holds nested layers; a transformers model, or a plain module.
+        args: transformers' own. `remove_unused_columns` is turned off: the model's forward is called with the batch.
+        sampler: which ranks each step takes; None for two of the useful ranks, drawn with `args.seed`.
+        loss: of one rank; None for the model's own loss against labels.
+        weights: makes one number of a step's losses; None for their mean.
+        teacher: the dense model, frozen, where the loss needs one: `dense_copy(model, frozen=True)`.
+        trained: `factors` or `all`; None leaves `requires_grad` as it is. With `all` the kept dense weights no longer
+            fit the rest of the model: drop them (`drop_dense_weights_`).
+        call: how models take a batch; None for `model(**batch)`, or `model(*inputs)` where the model is a plain module.
+        evaluated_ranks: what `evaluate` takes; None for the largest.
+        options: `train_dataset`, `eval_dataset`, `data_collator`, `callbacks`, ...: the Trainer's.
+
+    Raises:
+        UnsupportedModelError: the model has no nested layers.
+        UsageError: the loss needs a teacher and there is none, the model has no head, or an option that does not go
+            with nested training.
+    """
+
+    model: Any
+    control: Any
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        sampler: RankSampler | None = None,
+        loss: VariantLoss | None = None,
+        weights: nn.Module | None = None,
+        teacher: nn.Module | None = None,
+        trained: str | None = None,
+        call: Call | None = None,
+        evaluated_ranks: Sequence[int] | None = None,
+        **options: Any,
+    ) -> None:
+        ladder = ladder_of(model)
+        if args.load_best_model_at_end or args.save_strategy == "best":
+            raise UsageError(
+                "there is no one best checkpoint of a whole hierarchy", "save by steps or epochs, and compare rungs"
+            )
+        if loss is not None and loss.needs_teacher and teacher is None:
+            raise UsageError("this loss needs a teacher", "give teacher=dense_copy(model, frozen=True)")
+        call = call or (call_with_names if hasattr(model, "config") else call_without_labels)
+        self.sampler = sampler or RankSampler(rank_pool("continuous", ladder), ladder.max_rank, seed=args.seed)
+        self.evaluated_ranks = tuple(evaluated_ranks or (ladder.max_rank,))
+        self._nested = model
+        self._staging = False
+        hierarchy = Hierarchy(model, loss, weights, teacher, call)
+        if trained is not None:
+            set_trained_(model, trained)
+        args.remove_unused_columns = False  # the batch goes to the model inside, which this class cannot see into
+        args.ddp_find_unused_parameters = bool(args.ddp_find_unused_parameters)  # every rank uses every parameter
+        if args.ddp_broadcast_buffers is None:
+            args.ddp_broadcast_buffers = False
+        super().__init__(model=hierarchy, args=args, **options)
+        self.remove_callback(PrinterCallback)  # it prints to standard output, which belongs to results
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """`Trainer.train`; the dense weights are out of the way meanwhile.
+
+        Raises:
+            TrainingError: a loss or a weight is not finite.
+            NsnEdgeError: the disk is full.
+        """
+        run = Path(self.args.output_dir)
+        if self.is_world_process_zero():
+            saving.discard_staged(run)
+        with without_dense_weights(self._nested), _no_cache(self._nested), saving.disk_errors(run):
+            return super().train(*arguments, **options)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The step's loss over its ranks."""
+        ranks = self.sampler.ranks_at(self.state.global_step) if model.training else self.evaluated_ranks
+        total, losses = model(ranks=ranks, batch=inputs)
+        if not bool(torch.isfinite(total)) or not bool(torch.isfinite(losses).all()):
+            raise self._diverged(ranks, losses)
+        return (total, {"losses": losses}) if return_outputs else total
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The mean loss at every one of `evaluated_ranks`: `eval_loss_rank_96`, and the mean of these, `eval_loss`."""
+        ranks = self.evaluated_ranks
+        sums = torch.zeros(len(ranks) + 1, device=self.args.device)
+        self.model.eval()
+        with torch.no_grad():
+            for batch in self.get_eval_dataloader(eval_dataset):
+                inputs = self._prepare_inputs(batch)
+                rows = len(next(iter(inputs.values())))
+                _, losses = self.model(ranks=ranks, batch=inputs)
+                sums += torch.cat([losses * rows, losses.new_tensor([rows])])
+        sums = self.accelerator.reduce(sums, "sum").cpu()
+        each = (sums[:-1] / sums[-1]).tolist()
+        metrics = {f"{metric_key_prefix}_loss_rank_{rank}": loss for rank, loss in zip(ranks, each, strict=True)}
+        metrics[f"{metric_key_prefix}_loss"] = sum(each) / len(each)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Those of the Trainer, without the objective's own parameters: decay would pull `s_k` to zero."""
+        return [name for name in super().get_decay_parameter_names(model) if not name.startswith("weights.")]
+
+    def _get_output_dir(self, trial: Any) -> str:
+        run = Path(super()._get_output_dir(trial))
+        return str(run / saving.STAGING if self._staging else run)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Written beside its place by all processes, then renamed by one."""
+        self._check_weights()
+        run = Path(self._get_output_dir(trial))
+        with saving.disk_errors(run):
+            self._staging = True
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "mtime may not be reliable", UserWarning)
+                    super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = False
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                saving.publish(run, f"checkpoint-{self.state.global_step}")
+                self._rotate_checkpoints(use_mtime=False, output_dir=str(run))
+            self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        saving.save_trained(saving.trained_tensors(self.model) if state_dict is None else state_dict, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            saving.load_trained_(self.model if model is None else model, Path(resume_from_checkpoint))
+
+    def _check_weights(self) -> None:
+        """A checkpoint with a weight that is not a number would replace the last good one."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                ranks = self.sampler.ranks_at(self.state.global_step - 1)
+                where = f"{name.removeprefix('model.')!r} is not finite after step {self.state.global_step}"
+                raise TrainingError(f"{where} (ranks {', '.join(map(str, ranks))}); {self._what_stands()}", _LESS)
+
+    def _diverged(self, ranks: Sequence[int], losses: Tensor) -> TrainingError:
+        bad = [(rank, loss) for rank, loss in zip(ranks, losses.tolist(), strict=True) if not math.isfinite(loss)]
+        what = f"the loss at rank {bad[0][0]} became {bad[0][1]}" if bad else "the weighted loss is not finite"
+        return TrainingError(f"{what} in step {self.state.global_step + 1}; {self._what_stands()}", _LESS)
+
+    def _what_stands(self) -> str:
+        last = saving.last_saved(Path(self.args.output_dir))
+        return "nothing had been saved yet" if last is None else f"the last good state is {last}"
+
+
+_LESS = "lower the learning rate, or look for odd values in the data"
+
+
+class ProgressReport(TrainerCallback):  # type: ignore[misc]
+    """Tells a `Progress` of every step, on the main process, and keeps what was logged."""
+
+    def __init__(self, progress: Progress, stage: str = "train") -> None:
+        self._progress = progress
+        self._stage = stage
+        self.logged: list[dict[str, float]] = []
+        """The Trainer's logs: step, loss, learning rate, gradient norm."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A step is done."""
+        if state.is_world_process_zero:
+            self._progress(self._stage, state.global_step, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Something was logged."""
+        if logs and "loss" in logs:
+            self.logged.append({"step": state.global_step, **logs})
+
+
+def set_trained_(model: nn.Module, trained: str) -> None:
+    """Freeze everything but the factors, or thaw everything.
+
+    Raises:
+        UsageError: neither `factors` nor `all`.
+    """
+    if trained not in TRAINED:
+        raise UsageError(f"what is trained is {' or '.join(TRAINED)}, not {trained!r}")
+    model.requires_grad_(trained == "all")
+    if trained == "factors":
+        for layer in nsn_layers(model).values():
+            layer.A.requires_grad_(True)
+            layer.B.requires_grad_(True)
+
+
+def drop_dense_weights_(model: nn.Module) -> None:
+    """Forget the dense originals: after everything else was trained they no longer belong to the model."""
+    for layer in nsn_layers(model).values():
+        layer.weight = None
+
+
+@contextlib.contextmanager
+def _no_cache(model: nn.Module) -> Iterator[None]:
+    """A decoder in training needs no cache of keys and values."""
+    config = getattr(model, "config", None)
+    before = getattr(config, "use_cache", None)
+    if before is not None:
+        config.use_cache = False  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        if before is not None:
+            config.use_cache = before  # type: ignore[union-attr]
