@@ -1,41 +1,42 @@
 """onnxruntime: CPU everywhere, CUDA and TensorRT where its GPU build and the libraries are installed.
 
+onnxruntime.py             loads a graph            onnxruntime_providers.py   on what it runs, and whether it does
+onnxruntime_graph.py       runs it                  onnxruntime_tensorrt.py    building engines once
+onnxruntime_weights.py     weights on the device once for all graphs
+
 Facts this file rests on (onnxruntime 1.31): creating a session releases the interpreter's lock, so other threads keep
 running graphs meanwhile; weights in external files are found beside the graph's own path, hence loading by path; a
 provider that cannot start is dropped with a console message unless `enable_fallback=0`, and even then the session may
-end up on the CPU, hence the comparison with `get_providers()`.
+end up on the CPU, hence the checks in `onnxruntime_providers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from nsn_edge.errors import EngineError, MissingDependencyError, ProviderError, UsageError
+from nsn_edge.runtimes.engines.base import LoadedGraph
+from nsn_edge.runtimes.engines.onnxruntime_graph import OnnxRuntimeGraph, first_line
+from nsn_edge.runtimes.engines.onnxruntime_providers import (
+    PROVIDERS,
+    RECORD_PLACEMENT,
+    START_HINTS,
+    blames_libraries,
+    check_placement,
+    check_started,
+    placement,
+    provider_chain,
+    wanted_provider,
+)
+from nsn_edge.runtimes.engines.onnxruntime_tensorrt import Range, tensorrt_options
+from nsn_edge.runtimes.engines.onnxruntime_weights import DeviceWeights
 
-from nsn_edge.bundle import TensorSpec
-from nsn_edge.errors import EngineError, MissingDependencyError, UsageError
-from nsn_edge.runtimes.engines.base import Array, LoadedGraph, check_inputs
-from nsn_edge.runtimes.engines.holding import Held, HeldArray
-
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-"""onnxruntime's names of the providers this engine can ask for."""
+__all__ = ["PROVIDERS", "OnnxRuntimeEngine"]
 
 _SILENT = 4  # fatal errors alone: what fails is raised, and would be printed besides
-_CHECK_VALUES = "are the ids within the vocabulary, and is the input as long as the model takes?"
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(double)": "float64",
-    "tensor(bool)": "bool",
-    **{f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
-}
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,31 @@ class OnnxRuntimeEngine:
     """`cpu`, `cuda`, `tensorrt`, or `auto`: CUDA where it works, else the CPU. TensorRT is never taken by itself, as it
     builds engines for minutes on the first load."""
     share_weights: bool = False
-    """Leave weights in the mapped file instead of repacking them for the processor: a second rank adds next to no
-    memory, and every inference is slower, the more so the fewer the tokens. CPU only. Export with `merge=False` for it:
-    a merged layer would be multiplied out in every inference."""
+    """Hold the weights once for all graphs: a second rank adds next to no memory. On the CPU they stay in the mapped
+    file instead of being repacked for the processor, and every inference is slower, the more so the fewer the tokens.
+    With `cuda` they lie on the GPU, and graphs use prefixes of them; with `tensorrt` it cannot be, an engine holds its
+    own. Export with `merge=False` for it: a merged layer would be multiplied out in every inference."""
     provider_options: Mapping[str, str] = field(default_factory=dict)
-    """Passed to the asked provider as they are (`device_id`, `trt_engine_cache_path`, ...)."""
+    """Passed to the asked provider as they are (`device_id`, `trt_fp16_enable`, ...); they win over what this engine
+    adds."""
+    shapes: Mapping[str, Range] = field(default_factory=dict)
+    """With `tensorrt`: the least, usual and largest size of each named dimension, and of `rank`; see `usual_shapes`.
+    Without them, engines are built anew for shapes that no input had before."""
+    engine_cache: Path | None = None
+    """With `tensorrt`: where engines are kept; in `engines/` beside the graph by default."""
+    _weights: dict[tuple[str, int], DeviceWeights] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _loaded: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or self.threads < 0:
             raise UsageError(f"threads is a whole number of 0 (all cores) or more, not {self.threads!r}")
         if self.provider not in (*PROVIDERS, "auto"):
             raise UsageError(f"unknown provider {self.provider!r}", f"choose {', '.join(PROVIDERS)} or auto")
+        if self.share_weights and self.provider == "tensorrt":
+            raise UsageError(
+                "TensorRT engines each hold their own weights, which cannot be shared",
+                "leave --share-weights out, ask for --provider cuda, or take the sliced form: one engine for all ranks",
+            )
 
     @property
     def name(self) -> str:
@@ -70,41 +85,49 @@ class OnnxRuntimeEngine:
         """False for one thread on the CPU: then the caller's thread does everything."""
         return self.threads != 1 or self.provider != "cpu"
 
+    @property
+    def device_weight_bytes(self) -> int:
+        """Weights that now lie on a GPU, shared by all graphs that this engine loaded."""
+        return sum(weights.resident_bytes for weights in self._weights.values())
+
     def load(self, graph_path: Path) -> LoadedGraph:
         """Load a graph by its path.
 
         Raises:
             MissingDependencyError: onnxruntime is not installed.
-            EngineError: the provider is not there or did not start, or the graph cannot be loaded.
+            ProviderError: the provider is not there, did not start, or leaves the graph's products to the CPU.
+            EngineError: the graph cannot be loaded.
         """
         ort = _import_onnxruntime()
-        wanted = self._wanted_provider(ort.get_available_providers())
-        chain: list[Any] = [(wanted, dict(self.provider_options))]
-        if wanted == PROVIDERS["tensorrt"]:
-            chain.append(PROVIDERS["cuda"])  # what TensorRT cannot take should stay on the GPU
-        if wanted != PROVIDERS["cpu"]:
-            chain.append(PROVIDERS["cpu"])
-        try:
-            session = ort.InferenceSession(
-                str(graph_path), sess_options=self._options(ort), providers=chain, enable_fallback=0
-            )
-        except Exception as error:  # onnxruntime's exceptions share no narrower base
-            if self.provider == "auto" and wanted != PROVIDERS["cpu"]:
-                return OnnxRuntimeEngine(self.threads, "cpu", self.share_weights).load(graph_path)
-            raise EngineError(f"onnxruntime cannot load {graph_path.name}: {_first_line(error)}") from error
-        if self.provider != "auto" and wanted not in session.get_providers():
-            raise EngineError(
-                f"onnxruntime has the {self.provider} provider but could not start it, and would use "
-                f"{', '.join(session.get_providers())}",
-                "install the CUDA libraries it was built for (pip install 'onnxruntime-gpu[cuda,cudnn]'), "
-                "or ask for --provider cpu",
-            )
-        on_gpu = PROVIDERS["cuda"] in session.get_providers()
+        wanted = wanted_provider(self.provider, ort.get_available_providers())
+        options = self._options(ort)
+        on_gpu = wanted != PROVIDERS["cpu"]
         device = ("cuda", int(self.provider_options.get("device_id", 0))) if on_gpu else ("cpu", 0)
-        return OnnxRuntimeGraph(graph_path.name, session, device)
+        try:
+            chain = provider_chain(wanted, self._provider_options(wanted, graph_path, ort.__version__))
+            weights = (
+                self._device_weights(device).add_to(options, graph_path, ort) if self._shares_on_gpu(wanted) else []
+            )
+            session = ort.InferenceSession(str(graph_path), sess_options=options, providers=chain, enable_fallback=0)
+        except Exception as error:  # onnxruntime's exceptions share no narrower base
+            if self.provider == "auto" and on_gpu:
+                return OnnxRuntimeEngine(self.threads, "cpu", self.share_weights).load(graph_path)
+            if isinstance(error, (EngineError, UsageError)):
+                raise
+            failed = f"onnxruntime cannot load {graph_path.name}: {first_line(error)}"
+            if self.provider != "cpu" and blames_libraries(error):
+                raise ProviderError(failed, START_HINTS[self.provider]) from error
+            raise EngineError(failed) from error
+        if self.provider != "auto":
+            check_started(self.provider, session)
+        if PROVIDERS["cuda"] not in session.get_providers():
+            device = ("cpu", 0)
+        self._note(graph_path.name, session)
+        return OnnxRuntimeGraph(graph_path.name, session, device, weights)
 
     def describe(self) -> dict[str, Any]:
-        """Engine, version, asked and available providers, settings."""
+        """Engine, version, asked and available providers, settings; of each graph loaded on a GPU, the options that
+        its providers run with and how many nodes each got."""
         ort = _import_onnxruntime()
         return {
             "engine": self.name,
@@ -114,112 +137,48 @@ class OnnxRuntimeEngine:
             "provider_options": dict(self.provider_options),
             "threads": self.threads,
             "share_weights": self.share_weights,
+            "loaded": dict(self._loaded),
         }
 
-    def _wanted_provider(self, available: list[str]) -> str:
-        if self.provider == "auto":
-            return PROVIDERS["cuda"] if PROVIDERS["cuda"] in available else PROVIDERS["cpu"]
-        wanted = PROVIDERS[self.provider]
-        if wanted not in available:
-            known = [name for name, full_name in PROVIDERS.items() if full_name in available]
-            raise EngineError(
-                f"this onnxruntime has no {self.provider} provider; it has {', '.join(known)}",
-                "pip uninstall onnxruntime, then pip install 'nsn-edge[ort-gpu]' for NVIDIA GPUs",
-            )
-        return wanted
+    def _note(self, graph: str, session: Any) -> None:
+        """Check what went where, and keep it for `describe`."""
+        if session.get_providers() == [PROVIDERS["cpu"]]:
+            return
+        counts = placement(session)
+        if self.provider != "auto":
+            check_placement(self.provider, graph, counts)
+        self._loaded[graph] = {
+            "provider_options": session.get_provider_options(),
+            "nodes": {provider: nodes.total() for provider, nodes in counts.items()} if counts else None,
+        }
+
+    def _provider_options(self, wanted: str, graph_path: Path, version: str) -> dict[str, Any]:
+        own: dict[str, Any] = {}
+        if wanted == PROVIDERS["tensorrt"]:
+            own = dict(tensorrt_options(graph_path, self.shapes, self.engine_cache, version))
+        elif self._shares_on_gpu(wanted):
+            # An arena that doubles would take more than the rung it is for.
+            own = {"arena_extend_strategy": "kSameAsRequested"}
+        return {**own, **self.provider_options}
+
+    def _shares_on_gpu(self, wanted: str) -> bool:
+        return self.share_weights and wanted == PROVIDERS["cuda"]
+
+    def _device_weights(self, device: tuple[str, int]) -> DeviceWeights:
+        return self._weights.setdefault(device, DeviceWeights(*device))
 
     def _options(self, ort: Any) -> Any:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _SILENT
+        if self.provider != "cpu":
+            options.add_session_config_entry(RECORD_PLACEMENT, "1")
         if self.share_weights:
             options.add_session_config_entry("session.disable_prepacking", "1")
-            # A folded constant is a copy, of each factor transposed; unfolded, the product reads the mapped rows.
+            # A folded constant is a copy, of each factor transposed; unfolded, the product reads the rows themselves.
             options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
         return options
-
-
-class OnnxRuntimeGraph:
-    """A graph held by an onnxruntime session."""
-
-    def __init__(self, name: str, session: Any, device: tuple[str, int] = ("cpu", 0)) -> None:
-        """
-        Args:
-            name: for messages.
-            session: an `onnxruntime.InferenceSession`.
-            device: kind and number of the device where held tensors stay.
-        """
-        self._name = name
-        self._session = session
-        self._device = device
-        self._inputs = tuple(_spec(name, node) for node in session.get_inputs())
-        self._outputs = tuple(_spec(name, node) for node in session.get_outputs())
-        self._output_names = [spec.name for spec in self._outputs]
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` takes."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` gives."""
-        return self._outputs
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name; the arrays belong to the caller.
-
-        Raises:
-            EngineError: the inputs do not fit, the graph was closed, or onnxruntime failed.
-        """
-        check_inputs(self._name, self._inputs, inputs)
-        if self._session is None:
-            raise EngineError(f"{self._name} was closed")
-        try:
-            outputs = self._session.run(self._output_names, inputs)
-        except Exception as error:  # onnxruntime's exceptions share no narrower base
-            raise EngineError(
-                f"onnxruntime failed while running {self._name}: {_first_line(error)}", _CHECK_VALUES
-            ) from error
-        return dict(zip(self._output_names, outputs, strict=True))
-
-    def run_holding(
-        self, inputs: Mapping[str, Array], held: Mapping[str, Held], hold: Collection[str]
-    ) -> tuple[dict[str, Array], dict[str, Held]]:
-        """As the function `run_holding`, by I/O binding. Held tensors are `OrtValue`s: they outlive this graph, and
-        on a GPU they never leave it.
-
-        Raises:
-            EngineError: the inputs do not fit, the graph was closed, or onnxruntime failed.
-        """
-        arrays = {**inputs, **{name: tensor.array for name, tensor in held.items() if isinstance(tensor, HeldArray)}}
-        bound = {name: tensor for name, tensor in held.items() if name not in arrays}
-        check_inputs(self._name, tuple(spec for spec in self._inputs if spec.name not in bound), arrays)
-        session = self._session
-        if session is None:
-            raise EngineError(f"{self._name} was closed")
-        binding = session.io_binding()
-        try:
-            for name, array in arrays.items():
-                arrays[name] = np.ascontiguousarray(array)  # kept in `arrays`: the binding does not own it
-                binding.bind_cpu_input(name, arrays[name])
-            for name, tensor in bound.items():
-                binding.bind_ortvalue_input(name, tensor)
-            for name in self._output_names:
-                binding.bind_output(name, *(self._device if name in hold else ("cpu", 0)))
-            session.run_with_iobinding(binding)
-        except Exception as error:  # onnxruntime's exceptions share no narrower base
-            raise EngineError(
-                f"onnxruntime failed while running {self._name}: {_first_line(error)}", _CHECK_VALUES
-            ) from error
-        outputs = dict(zip(self._output_names, binding.get_outputs(), strict=True))
-        returned = {name: value.numpy() for name, value in outputs.items() if name not in hold}
-        return returned, {name: value for name, value in outputs.items() if name in hold}
-
-    def close(self) -> None:
-        """Free the session's memory."""
-        self._session = None
 
 
 def _import_onnxruntime() -> Any:
@@ -230,18 +189,3 @@ def _import_onnxruntime() -> Any:
     # Messages that belong to no session (a container without /sys/class/drm, for one) would reach the console.
     onnxruntime.set_default_logger_severity(_SILENT)
     return onnxruntime
-
-
-def _spec(graph: str, node: Any) -> TensorSpec:
-    if node.type not in _DTYPES:
-        raise EngineError(
-            f"{graph} has the tensor {node.name!r} of type {node.type}, which this engine does not pass on"
-        )
-    shape = tuple(size if isinstance(size, int) else str(size) for size in node.shape)
-    return TensorSpec(node.name, _DTYPES[node.type], shape)
-
-
-def _first_line(error: Exception) -> str:
-    """onnxruntime's messages run over many lines and repeat the path of its own sources."""
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
