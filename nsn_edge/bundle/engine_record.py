@@ -18,34 +18,47 @@ LIBRARIES = ("tensorrt", "tensorrt_rtx")
 BACKENDS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """The name that a user types, and the library."""
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+"""`tf32`: float32 numbers, multiplied with 10 bits of mantissa."""
 
 
 @dataclass(frozen=True)
 class EngineDevice:
-    """A GPU, as far as engines care."""
+    """A GPU, as far as engines care; or a kind of GPU, for which an engine was built ahead of time."""
 
     name: str
-    """As the driver calls it (`Orin`, `NVIDIA GeForce RTX 3060`), or `sm86` for an engine built ahead of time for every
-    GPU of a compute capability."""
+    """As the driver calls it (`Orin`, `NVIDIA GeForce RTX 3060`); of a kind of GPU, its `sm`."""
     compute_capability: str
-    """`major.minor`, as in `8.6`."""
+    """`major.minor`, as in `8.6`. `8.0+`: this one and later ones, as far as the library knows them."""
+
+    @classmethod
+    def kind(cls, compute_capability: str) -> EngineDevice:
+        """Every GPU of a compute capability: `kind("8.6")`, `kind("8.0+")`."""
+        return cls(_sm(compute_capability), compute_capability)
 
     @property
     def sm(self) -> str:
-        """`sm86` for 8.6."""
-        return "sm" + self.compute_capability.replace(".", "")
+        """`sm86` for 8.6, `sm80+` for 8.0 and later."""
+        return _sm(self.compute_capability)
 
     @property
     def key(self) -> str:
-        """For a folder's name: `orin-sm87`, or `sm86` where no GPU is named."""
-        name = slug(self.name)
-        return self.sm if name in ("", self.sm) else f"{name}-{self.sm}"
+        """For a folder's name: `orin-sm87`; `sm86` or `sm80-and-later` where no GPU is named."""
+        sm = self.sm.replace("+", "-and-later")
+        return sm if self.is_kind else f"{slug(self.name)}-{sm}"
 
     @property
-    def is_any_of_its_kind(self) -> bool:
-        """Whether this stands for every GPU of the compute capability."""
+    def is_kind(self) -> bool:
+        """Whether this is a kind of GPU, not a certain one."""
         return self.name in ("", self.sm)
+
+    def serves(self, gpu: EngineDevice) -> bool:
+        """Whether an engine for this device may run on a GPU."""
+        if self.compute_capability.endswith("+"):
+            fits = _numbers(gpu.compute_capability) >= _numbers(self.compute_capability)
+        else:
+            fits = gpu.compute_capability == self.compute_capability
+        return fits and (self.is_kind or self.name == gpu.name)
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,7 @@ class EngineRecord:
         return cls(
             library=_one_of(data, "library", LIBRARIES),
             library_version=_get(data, "library_version", str),
-            device=EngineDevice(_get(device, "name", str), _get(device, "compute_capability", str)),
+            device=EngineDevice(_get(device, "name", str), _capability(device)),
             kind=kind,
             form=_one_of(data, "form", GRAPH_FORMS),
             rank=rank,
@@ -185,6 +198,14 @@ class EngineRecord:
         )
 
 
+def _sm(compute_capability: str) -> str:
+    return "sm" + compute_capability.replace(".", "")
+
+
+def _numbers(compute_capability: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in compute_capability.rstrip("+").split("."))
+
+
 def build_command(library: str) -> str:
     """What makes engines of a library."""
     backend = next(name for name, module in BACKENDS.items() if module == library)
@@ -216,6 +237,13 @@ def _sizes(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
     if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in sizes):
         raise StaleEngineError(f"{key!r} is {sizes!r}, not sizes")
     return tuple(sizes)
+
+
+def _capability(data: Mapping[str, Any]) -> str:
+    text: str = _get(data, "compute_capability", str)
+    if not re.fullmatch(r"\d+\.\d\+?", text):
+        raise StaleEngineError(f"'compute_capability' is {text!r}")
+    return text
 
 
 def _one_of(data: Mapping[str, Any], key: str, known: tuple[str, ...]) -> str:

@@ -90,7 +90,8 @@ def engine_folder(root: Path, library: str, library_version: str, device: Engine
 
 
 def find_engine(root: Path, library: str, library_version: str, device: EngineDevice, stem: str) -> StoredEngine:
-    """The engine of a name for a device: built on it, else built ahead of time for its compute capability.
+    """The engine of a name for a device: built on it, else ahead of time for its compute capability, else for this and
+    later ones.
 
     Args:
         root: the folder that holds the devices' folders.
@@ -103,9 +104,12 @@ def find_engine(root: Path, library: str, library_version: str, device: EngineDe
         StaleEngineError: there is none, and which there are; or its record makes no sense. Whether the one that was
             found may be executed says `check_usable`.
     """
-    of_its_kind = EngineDevice(device.sm, device.compute_capability)
-    for here in (device, of_its_kind):
-        engine = engine_folder(root, library, library_version, here) / f"{stem}.engine"
+    exact = [
+        engine_folder(root, library, library_version, d) for d in (device, EngineDevice.kind(device.compute_capability))
+    ]
+    later = sorted(root.glob(engine_folder(Path(), library, library_version, EngineDevice.kind("*+")).name))
+    for folder in (*exact, *later):
+        engine = folder / f"{stem}.engine"
         if record_path(engine).is_file():
             return read_record(engine)
     others = sorted(str(file.relative_to(root).with_suffix("")) for file in root.glob("*/*.engine"))
@@ -193,10 +197,8 @@ def why_unusable(
         return f"{name} is an engine of {record.library}, not of {library}"
     if record.library_version != library_version:
         return f"{name} was built by {record.library} {record.library_version}, and {library_version} is here"
-    if record.device.compute_capability != device.compute_capability:
-        return f"{name} was built for {record.device.sm}, and this is {device.sm} ({device.name})"
-    if not record.device.is_any_of_its_kind and record.device.name != device.name:
-        return f"{name} was built on {record.device.name}, and this is {device.name}"
+    if not record.device.serves(device):
+        return f"{name} was built for {_in_words(record.device)}, and this is {_in_words(device)}"
     if options is not None and dict(options) != dict(record.options):
         changed = sorted(key for key in {*options, *record.options} if options.get(key) != record.options.get(key))
         return f"{name} was built with other options: {', '.join(changed)}"
@@ -225,3 +227,7 @@ def check_usable(
     reason = why_unusable(stored, manifest, device, library, library_version, check_hash=check_hash)
     if reason is not None:
         raise StaleEngineError(reason, f"build it again: {build_command(library)}")
+
+
+def _in_words(device: EngineDevice) -> str:
+    return device.sm if device.is_kind else f"{device.name} ({device.sm})"
