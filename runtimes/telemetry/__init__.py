@@ -2,6 +2,7 @@
 
 linux_telemetry()      batteries, mains and thermal zones of a Linux device
 load_trace(csv)        a recorded or scripted trace; ReplaySource(trace) plays it on a clock
+NvmlTelemetry()        an NVIDIA GPU's heat; NvmlGpu besides its power and energy
 NoTelemetry()          a device without sensors
 Aged, Combined, Guarded    sources made of sources
 """
@@ -10,6 +11,7 @@ from nsn_edge.runtimes.telemetry.base import Clock, NoTelemetry, Reading, Teleme
 from nsn_edge.runtimes.telemetry.battery import LinuxBattery
 from nsn_edge.runtimes.telemetry.combine import Aged, Combined, Guarded
 from nsn_edge.runtimes.telemetry.linux import linux_telemetry
+from nsn_edge.runtimes.telemetry.nvml import NvmlGpu, NvmlTelemetry
 from nsn_edge.runtimes.telemetry.replay import ReplaySource, TelemetryTrace, load_trace
 from nsn_edge.runtimes.telemetry.thermal import LinuxThermal
 
@@ -21,6 +23,8 @@ __all__ = [
     "LinuxBattery",
     "LinuxThermal",
     "NoTelemetry",
+    "NvmlGpu",
+    "NvmlTelemetry",
     "Reading",
     "ReplaySource",
     "TelemetrySource",
