@@ -48,14 +48,14 @@ def embed_texts(
         for done, (positions, batch) in enumerate(batches, start=1):
             inputs = {key: value.to(device) for key, value in batch.items()}
             hidden = model(**inputs).last_hidden_state.float()
-            pooled = _pool(hidden, inputs["attention_mask"], task).cpu().numpy()
+            pooled = pool_hidden(hidden, inputs["attention_mask"], task).cpu().numpy()
             for position, row in zip(positions, pooled, strict=True):
                 rows[position] = row
             progress("embed", done, len(batches))
     return np.stack([row for row in rows if row is not None])
 
 
-def _pool(hidden: Tensor, mask: Tensor, task: TaskSpec) -> Tensor:
+def pool_hidden(hidden: Tensor, mask: Tensor, task: TaskSpec) -> Tensor:
     """`[batch, seq, d]` to `[batch, d]`, as sentence-transformers does (its clamps included)."""
     if task.pooling == "cls":
         pooled = hidden[:, 0]
