@@ -51,6 +51,7 @@ __all__ = [
     "bundle_hash",
     "check_usable",
     "engine_folder",
+    "engine_folders",
     "engine_stem",
     "find_engine",
     "read_record",
@@ -89,6 +90,15 @@ def engine_folder(root: Path, library: str, library_version: str, device: Engine
     return root / f"{library}-{slug(library_version)}-{device.key}"
 
 
+def engine_folders(root: Path, library: str, library_version: str, device: EngineDevice) -> list[Path]:
+    """Folders under `root` with engines that a device may run, the best first; some may not exist."""
+    exact = [
+        engine_folder(root, library, library_version, d) for d in (device, EngineDevice.kind(device.compute_capability))
+    ]
+    later = sorted(root.glob(engine_folder(Path(), library, library_version, EngineDevice.kind("*+")).name))
+    return [*exact, *later]
+
+
 def find_engine(root: Path, library: str, library_version: str, device: EngineDevice, stem: str) -> StoredEngine:
     """The engine of a name for a device: built on it, else ahead of time for its compute capability, else for this and
     later ones.
@@ -104,11 +114,7 @@ def find_engine(root: Path, library: str, library_version: str, device: EngineDe
         StaleEngineError: there is none, and which there are; or its record makes no sense. Whether the one that was
             found may be executed says `check_usable`.
     """
-    exact = [
-        engine_folder(root, library, library_version, d) for d in (device, EngineDevice.kind(device.compute_capability))
-    ]
-    later = sorted(root.glob(engine_folder(Path(), library, library_version, EngineDevice.kind("*+")).name))
-    for folder in (*exact, *later):
+    for folder in engine_folders(root, library, library_version, device):
         engine = folder / f"{stem}.engine"
         if record_path(engine).is_file():
             return read_record(engine)
