@@ -32,6 +32,7 @@ from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.errors import ExportError, UnsupportedModelError, UsageError
 from nsn_edge.export.graph import DOMAIN, NESTED_LINEAR, PRECISIONS, Graph, transposed
 from nsn_edge.export.half import half_precision_attention
+from nsn_edge.export.simplify import simplify_
 from nsn_edge.export.weights import shape_of
 from nsn_edge.layers import NSNLinear, ladder_of, nsn_layers
 
@@ -148,6 +149,7 @@ def _trace(model: nn.Module, export: Any) -> Graph:
     _attach_tensors(traced, layers)
     _store_transposed(traced.graph)
     ClearMetadataAndDocStringPass()(traced)
+    simplify_(traced)
     return Graph(traced, ladder)
 
 
