@@ -17,8 +17,10 @@ from nsn_edge._version import __version__
 VERBS = {
     "demo": "the main job on a real model, start to report",
     "adapt": "cut a pre-trained model into nested factors",
+    "train": "train every rank of a checkpoint",
     "export": "write a bundle: every rung, one weights file",
     "verify": "compare every rung and form with torch",
+    "build": "TensorRT engines of a bundle, on the device or ahead of time",
     "profile": "measure every rung on this machine",
     "run": "answer a query at a rank, or one chosen by policy",
     "simulate": "replay a telemetry trace through a policy",
@@ -29,7 +31,9 @@ VERBS = {
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "optimum", "onnx", "onnx_ir", "safetensors"), "export"),
+    **dict.fromkeys(("accelerate", "datasets", "PIL"), "train"),
     **dict.fromkeys(("onnxruntime", "tokenizers"), "ort"),
+    **dict.fromkeys(("tensorrt_rtx", "cuda"), "rtx"),
 }
 """The extra that brings a module."""
 

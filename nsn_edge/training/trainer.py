@@ -11,28 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from torch import nn
+from transformers import TrainingArguments
 
-from nsn_edge.errors import TrainingError, UsageError
+from nsn_edge.errors import UsageError
 from nsn_edge.layers import ladder_of, nsn_layers
-from nsn_edge.progress import Progress
-from nsn_edge.training import saving
+from nsn_edge.training.config import TRAINED
 from nsn_edge.training.hierarchy import Call, Hierarchy, call_with_names, call_without_labels, without_dense_weights
 from nsn_edge.training.objectives import VariantLoss
 from nsn_edge.training.ranks import RankSampler, rank_pool
-
-TRAINED = ("factors", "all")
-"""What is trained: the factors alone, so that everything else still fits the dense original, or every parameter."""
+from nsn_edge.training.safe_trainer import SafeTrainer
 
 
-class NSNTrainer(Trainer):  # type: ignore[misc]
+class NSNTrainer(SafeTrainer):
     """Trains a nested model in place.
 
     Args:
@@ -53,9 +48,6 @@ class NSNTrainer(Trainer):  # type: ignore[misc]
         UsageError: the loss needs a teacher and there is none, the model has no head, or an option that does not go
             with nested training.
     """
-
-    model: Any
-    control: Any
 
     def __init__(
         self,
@@ -82,16 +74,10 @@ class NSNTrainer(Trainer):  # type: ignore[misc]
         self.sampler = sampler or RankSampler(rank_pool("continuous", ladder), ladder.max_rank, seed=args.seed)
         self.evaluated_ranks = tuple(evaluated_ranks or (ladder.max_rank,))
         self._nested = model
-        self._staging = False
         hierarchy = Hierarchy(model, loss, weights, teacher, call)
         if trained is not None:
             set_trained_(model, trained)
-        args.remove_unused_columns = False  # the batch goes to the model inside, which this class cannot see into
-        args.ddp_find_unused_parameters = bool(args.ddp_find_unused_parameters)  # every rank uses every parameter
-        if args.ddp_broadcast_buffers is None:
-            args.ddp_broadcast_buffers = False
         super().__init__(model=hierarchy, args=args, **options)
-        self.remove_callback(PrinterCallback)  # it prints to standard output, which belongs to results
 
     def train(self, *arguments: Any, **options: Any) -> Any:
         """`Trainer.train`; the dense weights are out of the way meanwhile.
@@ -100,10 +86,7 @@ class NSNTrainer(Trainer):  # type: ignore[misc]
             TrainingError: a loss or a weight is not finite.
             NsnEdgeError: the disk is full.
         """
-        run = Path(self.args.output_dir)
-        if self.is_world_process_zero():
-            saving.discard_staged(run)
-        with without_dense_weights(self._nested), _no_cache(self._nested), saving.disk_errors(run):
+        with without_dense_weights(self._nested), _no_cache(self._nested):
             return super().train(*arguments, **options)
 
     def compute_loss(
@@ -113,7 +96,9 @@ class NSNTrainer(Trainer):  # type: ignore[misc]
         ranks = self.sampler.ranks_at(self.state.global_step) if model.training else self.evaluated_ranks
         total, losses = model(ranks=ranks, batch=inputs)
         if not bool(torch.isfinite(total)) or not bool(torch.isfinite(losses).all()):
-            raise self._diverged(ranks, losses)
+            bad = [(rank, loss) for rank, loss in zip(ranks, losses.tolist(), strict=True) if not math.isfinite(loss)]
+            what = f"the loss at rank {bad[0][0]} became {bad[0][1]}" if bad else "the weighted loss became infinite"
+            raise self.stopped(what)
         return (total, {"losses": losses}) if return_outputs else total
 
     def evaluate(
@@ -140,78 +125,6 @@ class NSNTrainer(Trainer):  # type: ignore[misc]
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Those of the Trainer, without the objective's own parameters: decay would pull `s_k` to zero."""
         return [name for name in super().get_decay_parameter_names(model) if not name.startswith("weights.")]
-
-    def _get_output_dir(self, trial: Any) -> str:
-        run = Path(super()._get_output_dir(trial))
-        return str(run / saving.STAGING if self._staging else run)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Written beside its place by all processes, then renamed by one."""
-        self._check_weights()
-        run = Path(self._get_output_dir(trial))
-        with saving.disk_errors(run):
-            self._staging = True
-            try:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "mtime may not be reliable", UserWarning)
-                    super()._save_checkpoint(model, trial)
-            finally:
-                self._staging = False
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                saving.publish(run, f"checkpoint-{self.state.global_step}")
-                self._rotate_checkpoints(use_mtime=False, output_dir=str(run))
-            self.accelerator.wait_for_everyone()
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        saving.save_trained(saving.trained_tensors(self.model) if state_dict is None else state_dict, folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            saving.load_trained_(self.model if model is None else model, Path(resume_from_checkpoint))
-
-    def _check_weights(self) -> None:
-        """A checkpoint with a weight that is not a number would replace the last good one."""
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-                ranks = self.sampler.ranks_at(self.state.global_step - 1)
-                where = f"{name.removeprefix('model.')!r} is not finite after step {self.state.global_step}"
-                raise TrainingError(f"{where} (ranks {', '.join(map(str, ranks))}); {self._what_stands()}", _LESS)
-
-    def _diverged(self, ranks: Sequence[int], losses: Tensor) -> TrainingError:
-        bad = [(rank, loss) for rank, loss in zip(ranks, losses.tolist(), strict=True) if not math.isfinite(loss)]
-        what = f"the loss at rank {bad[0][0]} became {bad[0][1]}" if bad else "the weighted loss is not finite"
-        return TrainingError(f"{what} in step {self.state.global_step + 1}; {self._what_stands()}", _LESS)
-
-    def _what_stands(self) -> str:
-        last = saving.last_saved(Path(self.args.output_dir))
-        return "nothing had been saved yet" if last is None else f"the last good state is {last}"
-
-
-_LESS = "lower the learning rate, or look for odd values in the data"
-
-
-class ProgressReport(TrainerCallback):  # type: ignore[misc]
-    """Tells a `Progress` of every step, on the main process, and keeps what was logged."""
-
-    def __init__(self, progress: Progress, stage: str = "train") -> None:
-        self._progress = progress
-        self._stage = stage
-        self.logged: list[dict[str, float]] = []
-        """The Trainer's logs: step, loss, learning rate, gradient norm."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A step is done."""
-        if state.is_world_process_zero:
-            self._progress(self._stage, state.global_step, state.max_steps)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Something was logged."""
-        if logs and "loss" in logs:
-            self.logged.append({"step": state.global_step, **logs})
 
 
 def set_trained_(model: nn.Module, trained: str) -> None:
