@@ -12,6 +12,7 @@ from rich.table import Table
 
 from nsn_edge.bundle.manifest import GRAPH_FORMS
 from nsn_edge.cli.common import emit, progress_bar, verb_options
+from nsn_edge.cli.engines import EngineChoice, engine_options
 from nsn_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ DEFAULT_SEQUENCE = 128
     is_flag=True,
     help="Hold the weights once for all rungs, mapped and not repacked: less memory, slower. Export with --no-merge.",
 )
+@engine_options
 @click.option("--provider", default="cpu", show_default=True, help="cpu, cuda, tensorrt, or auto.")
 @click.option("--batch", "batch_size", default=1, show_default=True, help="Sequences per call.")
 @click.option(
@@ -60,6 +62,7 @@ def command(
     threads: int,
     share_weights: bool,
     provider: str,
+    choice: EngineChoice,
     batch_size: int,
     sequence_length: int | None,
     past: int,
@@ -86,7 +89,7 @@ def command(
 
     measure = MeasureSettings(warmup=warmup, min_repetitions=repetitions, min_time_s=min_time_s, max_time_s=max_time_s)
     sizes = {**({PAST_LENGTH: past} if past else {}), **_sizes(dimensions)}
-    engine = OnnxRuntimeEngine(threads, provider, share_weights)
+    engine = choice.make(lambda: OnnxRuntimeEngine(threads, provider, share_weights))
     with progress_bar() as progress:
         opened = Bundle.open(bundle, progress=progress)
         if sequence_length is None:
@@ -125,9 +128,10 @@ def render(console: Console, profile: Profile) -> None:
         )
     console.print(table)
     fewest = min(rung.latency.n for rung in profile.rungs)
+    threads = f"threads {settings['threads']}, " if "threads" in settings else ""
     others = "".join(f", {name} {size}" for name, size in settings["dimensions"].items())
     console.print(
-        f"{profile.model}, {settings['form']} graphs, {settings['engine']}, threads {settings['threads']}, "
+        f"{profile.model}, {settings['form']} graphs, {settings['engine']}, {threads}"
         f"batch {settings['batch_size']}, sequence {settings['sequence_length']}{others}, "
         f"{fewest} repetitions or more",
         markup=False,

@@ -16,6 +16,7 @@ from rich.padding import Padding
 
 from nsn_edge.bundle.manifest import GRAPH_FORMS
 from nsn_edge.cli.common import emit, progress_bar, read_texts, verb_options
+from nsn_edge.cli.engines import EngineChoice, engine_options
 from nsn_edge.cli.prompt import Prompting, continue_prompts, prompt_options
 from nsn_edge.errors import UsageError
 
@@ -55,6 +56,7 @@ _SHOWN_CHARS = 240
     is_flag=True,
     help="Hold the weights once for all rungs, mapped and not repacked: less memory, slower. Export with --no-merge.",
 )
+@engine_options
 @click.option("--provider", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "tensorrt", "auto"]))
 @click.option("--memory-budget-mb", type=float, help="Weights that may stay in memory. Default: no limit.")
 @verb_options
@@ -73,6 +75,7 @@ def command(
     threads: int,
     share_weights: bool,
     provider: str,
+    choice: EngineChoice,
     memory_budget_mb: float | None,
     prompting: Prompting,
     as_json: bool,
@@ -96,7 +99,7 @@ def command(
         raise UsageError("--outputs saves what --inputs gives", "give --inputs FILE.npz too")
     if flops is not None and not 0 < flops <= 1:
         raise UsageError(f"--flops is a fraction above 0 and up to 1, not {flops}", "0.5 means half of the dense FLOPs")
-    engine = OnnxRuntimeEngine(threads, provider, share_weights)
+    engine = choice.make(lambda: OnnxRuntimeEngine(threads, provider, share_weights))
     with EdgeSession.open(bundle, engine=engine, form=form, memory_budget_mb=memory_budget_mb) as session:
         if flops is not None:
             ladder = session.bundle.manifest.ladder

@@ -1,6 +1,7 @@
 """What executes graphs. An engine loads a graph file; a loaded graph runs it.
 
-`OnnxRuntimeEngine` is the one that ships; `FaultyEngine` wraps any other to rehearse slow and failing devices.
+`OnnxRuntimeEngine` runs the bundle's graphs, `TensorRtEngine` what `nsn-edge build` made of them on a device;
+`FaultyEngine` wraps any other to rehearse slow and failing devices.
 Outsiders plug in through the two protocols of `base`.
 """
 
@@ -8,6 +9,7 @@ from nsn_edge.runtimes.engines.base import Array, Engine, LoadedGraph, check_inp
 from nsn_edge.runtimes.engines.faulty import FaultyEngine
 from nsn_edge.runtimes.engines.holding import Held, HeldArray, HoldsTensors, run_holding
 from nsn_edge.runtimes.engines.onnxruntime import OnnxRuntimeEngine
+from nsn_edge.runtimes.engines.tensorrt import TensorRtEngine
 
 __all__ = [
     "Array",
@@ -18,6 +20,7 @@ __all__ = [
     "HoldsTensors",
     "LoadedGraph",
     "OnnxRuntimeEngine",
+    "TensorRtEngine",
     "check_inputs",
     "run_holding",
 ]

@@ -1,4 +1,5 @@
-"""The onnxruntime engine: right answers, and one line for whatever does not fit or is not there."""
+"""The onnxruntime engine: right answers, and one line for what is not there. What it shares with the others is asked of
+all of them in test_engines.py."""
 
 from __future__ import annotations
 
@@ -11,17 +12,12 @@ import onnxruntime
 import pytest
 from tiny_bundle import ALL_RUNGS, TinyModel, sign
 
-from nsn_edge.bundle import Bundle, TensorSpec
+from nsn_edge.bundle import Bundle
 from nsn_edge.errors import EngineError, MissingDependencyError, UsageError
-from nsn_edge.runtimes.engines import LoadedGraph, OnnxRuntimeEngine
+from nsn_edge.runtimes.engines import OnnxRuntimeEngine
 from nsn_edge.runtimes.engines.onnxruntime import PROVIDERS
 
 TinyBundle = tuple[Path, TinyModel]
-
-
-@pytest.fixture
-def graph(tiny_bundle: TinyBundle) -> LoadedGraph:
-    return OnnxRuntimeEngine().load(tiny_bundle[0] / "rank-005.onnx")
 
 
 def batch(rows: int = 3, seed: int = 0) -> np.ndarray:
@@ -36,44 +32,6 @@ def test_every_rung_agrees_with_numpy(tiny_bundle: TinyBundle, rank: int, share_
     graph = OnnxRuntimeEngine(share_weights=share_weights).load(bundle.file(bundle.graph(rank)))
     x = batch()
     np.testing.assert_allclose(graph.run({"x": x})["y"], model(x, rank), rtol=1e-4, atol=1e-4)
-
-
-def test_specs_are_those_of_the_manifest(tiny_bundle: TinyBundle, graph: LoadedGraph) -> None:
-    manifest = Bundle.open(tiny_bundle[0]).manifest
-    assert graph.inputs == manifest.inputs
-    assert graph.outputs == manifest.outputs
-
-
-def test_arrays_need_not_be_contiguous_and_outputs_are_the_callers(tiny_bundle: TinyBundle, graph: LoadedGraph) -> None:
-    x = np.asfortranarray(batch(6))[::2]
-    first = graph.run({"x": x})["y"]
-    kept = first.copy()
-    np.testing.assert_allclose(first, tiny_bundle[1](x, 5), rtol=1e-4, atol=1e-4)
-    graph.run({"x": batch(seed=1)})
-    np.testing.assert_array_equal(first, kept)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        ({}, r"rank-005\.onnx lacks the input 'x' \(it takes x \(float32\)\)"),
-        ({"x": batch(), "z": batch(), "a": batch()}, "has no input 'a', 'z'"),
-        ({"x": batch().astype(np.float64)}, r"is float64, not float32 \(convert it with .astype\('float32'\)\)"),
-        ({"x": batch()[0]}, r"the shape \[16\], which does not fit \[batch_size, 16\]"),
-        ({"x": batch()[:, :5]}, r"the shape \[3, 5\], which does not fit"),
-        ({"x": [[0.0] * 16]}, "is a list, not a numpy array"),
-    ],
-)
-def test_inputs_that_do_not_fit_are_named(graph: LoadedGraph, inputs: dict[str, Any], message: str) -> None:
-    with pytest.raises(EngineError, match=message):
-        graph.run(inputs)
-
-
-def test_a_closed_graph_says_so(graph: LoadedGraph) -> None:
-    graph.close()
-    graph.close()
-    with pytest.raises(EngineError, match="was closed"):
-        graph.run({"x": batch()})
 
 
 def test_a_failure_inside_onnxruntime_names_the_graph(text_bundle: TinyBundle) -> None:
@@ -200,13 +158,3 @@ def test_a_graph_with_strings_is_refused(tiny_bundle: TinyBundle) -> None:
     sign(tiny_bundle[0])
     with pytest.raises(EngineError, match=r"tensor 'a' of type tensor\(string\)"):
         OnnxRuntimeEngine().load(path)
-
-
-def test_a_scalar_input_fits_its_spec(tiny_bundle: TinyBundle) -> None:
-    path, model = tiny_bundle
-    graph = OnnxRuntimeEngine().load(path / "sliced.onnx")
-    assert TensorSpec("rank", "int64", ()) in graph.inputs
-    answer = graph.run({"x": batch(), "rank": np.array(7)})["y"]
-    np.testing.assert_allclose(answer, model(batch(), 7), rtol=1e-4, atol=1e-4)
-    with pytest.raises(EngineError, match=r"the shape \[1\], which does not fit \[\]"):
-        graph.run({"x": batch(), "rank": np.array([7])})

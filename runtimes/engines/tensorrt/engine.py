@@ -1,0 +1,181 @@
+"""TensorRT and TensorRT-RTX: engines that `nsn-edge build` made for this device, found by their records.
+
+    bundle/rank-064.onnx --its form and rank--> bundle/engines/<library, version, device>/rank-064-fp16.engine
+
+Nothing is built here, and nothing is given to the library before its record says that it is of this bundle, library
+version and device, and its bytes are those that were built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nsn_edge.bundle import Artifact, Bundle, Manifest, TensorSpec
+from nsn_edge.bundle.engine_record import BACKENDS, PRECISIONS
+from nsn_edge.bundle.engines import (
+    ENGINES_FOLDER,
+    StoredEngine,
+    build_command,
+    check_usable,
+    engine_folders,
+    engine_stem,
+    find_engine,
+    record_path,
+)
+from nsn_edge.bundle.manifest import RANK_INPUT
+from nsn_edge.errors import EngineError, UsageError
+from nsn_edge.runtimes.engines.base import LoadedGraph
+from nsn_edge.runtimes.engines.tensorrt.cuda import Cuda
+from nsn_edge.runtimes.engines.tensorrt.graph import Signature, TensorRtGraph
+from nsn_edge.runtimes.engines.tensorrt.library import Library
+from nsn_edge.runtimes.engines.tensorrt.workspace import Workspace
+
+_EXTRAS = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
+"""What pip installs besides the library itself."""
+
+
+@dataclass(eq=False)
+class TensorRtEngine:
+    """Loads the engines that were built from a bundle's graphs. Graphs of one `TensorRtEngine` share memory, and run
+    one at a time."""
+
+    library: str = "tensorrt"
+    """`tensorrt` or `tensorrt-rtx`."""
+    precision: str | None = None
+    """One of `PRECISIONS`; None: the first of these that was built."""
+    device_index: int = 0
+    """Which GPU."""
+    cuda_graphs: bool = True
+    """Record inferences of a shape that comes again, and replay them."""
+    engines: Path | None = None
+    """The folder of the devices' folders; None: `engines` in the bundle."""
+    check_hashes: bool = True
+    """Compare an engine's SHA-256 with its record when it is loaded for the first time."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _workspace: Workspace | None = field(default=None, init=False, repr=False)
+    _verified: set[tuple[Path, int, int]] = field(default_factory=set, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.library not in BACKENDS:
+            raise UsageError(f"unknown TensorRT {self.library!r}", f"choose {' or '.join(BACKENDS)}")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {self.precision!r}", f"choose {', '.join(PRECISIONS)}")
+        if isinstance(self.device_index, bool) or not isinstance(self.device_index, int) or self.device_index < 0:
+            raise UsageError(f"a GPU's number is 0 or more, not {self.device_index!r}")
+
+    @property
+    def name(self) -> str:
+        """`tensorrt` or `tensorrt-rtx`."""
+        return self.library
+
+    @property
+    def owns_threads(self) -> bool:
+        """False: the caller's thread queues the work and waits for the GPU."""
+        return False
+
+    def load(self, graph_path: Path) -> LoadedGraph:
+        """Load the engine that was built from a graph of a bundle.
+
+        Args:
+            graph_path: the graph in its bundle, as for every engine; it is not read.
+
+        Raises:
+            MissingDependencyError: the library or CUDA's bindings are not installed.
+            StaleEngineError: no such engine was built for this device and library version, or not from this bundle, or
+                the file was altered. The message names the command that builds it.
+            EngineError: no driver, no GPU, no memory, or the library refuses the engine.
+            UsageError: no GPU of this number.
+        """
+        workspace = self._opened()
+        manifest = Bundle.open(graph_path.parent, check_hashes=False).manifest
+        artifact = _artifact(manifest, graph_path)
+        stored = self._find(graph_path.parent, artifact, workspace)
+        self._check(stored, manifest, workspace)
+        workspace.enter()
+        try:
+            workspace.cuda.activate()
+            mend = f"build it again: {build_command(workspace.library.name)}"
+            with _mapped(stored.path) as data:
+                engine = workspace.library.deserialised(workspace.runtime, data, stored.path.name, mend)
+            return TensorRtGraph(
+                stored.path.name,
+                workspace,
+                engine,
+                stored.record,
+                _signature(manifest, artifact),
+                cuda_graphs=self.cuda_graphs,
+            )
+        except BaseException:
+            workspace.leave()
+            raise
+
+    def describe(self) -> dict[str, Any]:
+        """Library, version, device and settings."""
+        workspace = self._opened()
+        device = workspace.cuda.device
+        return {
+            "engine": self.name,
+            "version": workspace.library.version,
+            "device": device.name,
+            "compute_capability": device.compute_capability,
+            "precision": self.precision,
+            "cuda_graphs": self.cuda_graphs,
+        }
+
+    def _opened(self) -> Workspace:
+        with self._lock:
+            if self._workspace is None:
+                self._workspace = Workspace(
+                    Library.of(self.library), Cuda.open(self.device_index, _EXTRAS[self.library])
+                )
+            return self._workspace
+
+    def _find(self, bundle: Path, artifact: Artifact, workspace: Workspace) -> StoredEngine:
+        root = self.engines or bundle / ENGINES_FOLDER
+        library, device = workspace.library, workspace.cuda.device
+        kind = "rung" if artifact.rank is not None else "dynamic"
+
+        def stem(precision: str) -> str:
+            return engine_stem(kind, artifact.form or "", artifact.rank, precision)
+
+        precision = self.precision
+        if precision is None:
+            folders = engine_folders(root, library.name, library.version, device)
+            built = [p for p in PRECISIONS if any(record_path(f / f"{stem(p)}.engine").is_file() for f in folders)]
+            precision = built[0] if built else PRECISIONS[0]
+        return find_engine(root, library.name, library.version, device, stem(precision))
+
+    def _check(self, stored: StoredEngine, manifest: Manifest, workspace: Workspace) -> None:
+        """Hashing a large engine takes a second, and rungs come and go: each file is hashed once, until it changes."""
+        state = stored.path.stat()
+        seen = (stored.path, state.st_size, state.st_mtime_ns)
+        library = workspace.library
+        check_hash = self.check_hashes and seen not in self._verified
+        check_usable(stored, manifest, workspace.cuda.device, library.name, library.version, check_hash=check_hash)
+        if check_hash:
+            self._verified.add(seen)
+
+
+def _artifact(manifest: Manifest, graph_path: Path) -> Artifact:
+    for artifact in manifest.artifacts:
+        if artifact.kind == "graph" and artifact.path == graph_path.name:
+            return artifact
+    raise EngineError(f"{graph_path} is no graph of its bundle", "TensorRT engines are found by the bundle's manifest")
+
+
+def _signature(manifest: Manifest, artifact: Artifact) -> Signature:
+    rank = () if artifact.rank is not None else (TensorSpec(RANK_INPUT, "int64", ()),)
+    return Signature((*manifest.inputs, *rank), manifest.outputs)
+
+
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[Any]:
+    """A file's bytes without a copy of them: an engine may be as large as the memory that is left."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
