@@ -60,7 +60,7 @@ class SafeTrainer(Trainer):  # type: ignore[misc]
         """
         outputs = model(**inputs)
         if not bool(torch.isfinite(outputs.loss)):
-            raise self.stopped(f"the loss of the dense model became {float(outputs.loss)}")
+            raise self.stopped(f"the loss of the dense model became {outputs.loss.item()}")
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def stopped(self, reason: str) -> TrainingError:
