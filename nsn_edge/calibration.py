@@ -23,6 +23,9 @@ from nsn_edge.progress import Progress, silent
 Batch = Mapping[str, Tensor] | Tensor
 """Keyword arguments of the model (with `attention_mask` where there is padding), or its single input."""
 
+COVARIANCE_BYTES = 4e9
+"""What `StreamedCovariances` holds at a time. MiniLM's are 0.15 GB in all."""
+
 ModuleFilter = Callable[[nn.Module, str], bool]
 """Whether a module, given with its qualified name, is meant."""
 
@@ -64,6 +67,68 @@ def collect_covariances(
                 sums.setdefault(tuple(seen.names), _Sum()).add(seen.rows)
             progress("calibrate", done, total)
     return _by_module(modules, sums)
+
+
+class StreamedCovariances(Mapping[str, Covariance]):
+    """Covariances of one group of layers at a time, collected when the first of the group is asked for.
+
+    The second moments of a large model's inputs are larger than the model (44 GB for a Llama of 7 B). Layers are
+    asked for in the order of the model, and what was collected for one group is let go for the next: memory for time,
+    a pass over the batches per group. Layers that were cut meanwhile answer as before, to rounding.
+
+    Args:
+        model: as for `collect_covariances`.
+        batches: run once per group.
+        filter_fn: names the layers that will be cut.
+        most_bytes: of one group; a single layer may take more.
+        progress: hears of every batch.
+
+    Raises:
+        UnsupportedModelError: the filter accepts no module.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        filter_fn: ModuleFilter,
+        most_bytes: float = COVARIANCE_BYTES,
+        progress: Progress = silent,
+    ) -> None:
+        sizes = {n: 8 * _in_features(m) ** 2 for n, m in model.named_modules() if filter_fn(m, n)}
+        self._model, self._batches, self._progress = model, batches, progress
+        self._group_of: dict[str, int] = {}
+        self._held: dict[str, Covariance] = {}
+        group, held_bytes = 0, 0.0
+        for name, size_bytes in sizes.items():
+            if held_bytes and held_bytes + size_bytes > most_bytes:
+                group, held_bytes = group + 1, 0.0
+            held_bytes += size_bytes
+            self._group_of[name] = group
+        if not sizes:
+            collect_covariances(model, (), filter_fn)  # says so
+        self.groups = group + 1
+        """How many passes over the batches it takes."""
+        self.tokens = 0
+        """The most that any layer has seen so far."""
+
+    def __getitem__(self, name: str) -> Covariance:
+        group = self._group_of[name]
+        if name not in self._held:
+            self._held.clear()
+            members = {member for member, its in self._group_of.items() if its == group}
+            self._held = collect_covariances(self._model, self._batches, lambda _, fqn: fqn in members, self._progress)
+            self.tokens = max(self.tokens, *(covariance.tokens for covariance in self._held.values()))
+        return self._held[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._group_of
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._group_of)
+
+    def __len__(self) -> int:
+        return len(self._group_of)
 
 
 def text_batches(
@@ -111,6 +176,32 @@ def ordered_text_batches(
         }
         batches.append((positions, batch))
     return batches
+
+
+def batch_size(batch: Batch) -> int:
+    """How many examples a batch holds."""
+    return len(next(iter(batch.values())) if isinstance(batch, Mapping) else batch)
+
+
+def select(batch: Batch, positions: Sequence[int]) -> Batch:
+    """Some examples of a batch, by position."""
+    at = list(positions)
+    return {name: tensor[at] for name, tensor in batch.items()} if isinstance(batch, Mapping) else batch[at]
+
+
+def some_examples(batches: Sequence[Batch], most: int) -> list[Batch]:
+    """At most `most` examples, spread evenly over batches that may be sorted by length."""
+    total = sum(map(batch_size, batches))
+    count = min(most, total)
+    wanted = {i * total // count for i in range(count)}
+    chosen: list[Batch] = []
+    start = 0
+    for batch in batches:
+        size = batch_size(batch)
+        if at := [i for i in range(size) if start + i in wanted]:
+            chosen.append(select(batch, at))
+        start += size
+    return chosen
 
 
 @dataclass

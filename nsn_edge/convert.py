@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nsn_edge.calibration import ModuleFilter
+from nsn_edge.calibration import ModuleFilter, StreamedCovariances
 from nsn_edge.errors import NsnEdgeError, UnsupportedModelError, UsageError
 from nsn_edge.factorize import Covariance, Factors, factorize
 from nsn_edge.ladder import RankLadder, uniform_ladder
@@ -118,7 +118,8 @@ def nsnify_(
         model: holds `nn.Linear` or `Conv1D` layers in any floating dtype; factors get the dtype of their weight.
         config: how; None for the defaults.
         filter_fn: `(module, qualified name)`: which layers; None for `filter_of(config)`.
-        covariances: by qualified name, from `collect_covariances`; needed by `whitened`, ignored by `svd`.
+        covariances: by qualified name, from `collect_covariances`, or as they are needed, from `StreamedCovariances`;
+            needed by `whitened`, ignored by `svd`.
         progress: hears of every layer.
 
     Returns:
@@ -147,6 +148,22 @@ def nsnify_(
         replace_module_(model, module, nested.train(module.training))
         progress("factorize", done, len(ladder.layers))
     return ladder
+
+
+def refactorize_(model: nn.Module, covariances: Mapping[str, Covariance] | None, progress: Progress = silent) -> None:
+    """Cut every nested layer anew from its dense weight, in place: whitened by covariances, or by plain SVD.
+
+    Raises:
+        UnsupportedModelError: a layer's dense weight was not kept.
+        NsnEdgeError: a weight or covariance that is not finite.
+    """
+    layers = nsn_layers(model)
+    for done, (name, layer) in enumerate(layers.items(), start=1):
+        if layer.weight is None:
+            raise UnsupportedModelError(f"layer {name!r} has no dense weight to cut", "adapt the original model again")
+        factors = _factorize(name, layer.weight, covariances[name] if covariances else None)
+        layer.A.data, layer.B.data = factors.A, factors.B
+        progress("factorize", done, len(layers))
 
 
 def _layers_to_cut(model: nn.Module, filter_fn: ModuleFilter) -> dict[str, nn.Module]:
@@ -185,6 +202,8 @@ def _check_covariances(layers: Mapping[str, nn.Module], covariances: Mapping[str
             "collect_covariances(model, batches, filter_fn), or NSNConfig(method='svd')",
         )
     assert covariances is not None
+    if isinstance(covariances, StreamedCovariances):
+        return  # they come from this very model, and looking at them now would collect them twice
     for name, module in layers.items():
         d_in, features = _sizes(module, name)[0], covariances[name].total.shape[0]
         if features != d_in:

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from nsn_edge.adaptation import DEFAULT_SENTENCES
+from nsn_edge.adaptation import ALLOCATIONS, DEFAULT_SENTENCES
 from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.cli import main
 from nsn_edge.cli.adapt import command
@@ -76,7 +76,7 @@ def test_the_options_are_those_of_the_library() -> None:
     parameters = {parameter.name: parameter for parameter in command.params}
     assert parameters["sentences"].default == DEFAULT_SENTENCES
     assert parameters["model"].default == MINILM
-    for name, choices in (("method", METHODS), ("task", MODEL_CLASSES)):
+    for name, choices in (("method", (*METHODS, "auto")), ("allocate", ALLOCATIONS), ("task", MODEL_CLASSES)):
         kind = parameters[name].type
         assert isinstance(kind, click.Choice)
         assert list(kind.choices) == list(choices)
