@@ -35,7 +35,7 @@ def fsync_path(path: Path) -> None:
         os.close(fd)
 
 
-def atomic_write_bytes(path: Path, data: bytes) -> None:
+def atomic_write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Replace `path` by `data` in one step.
 
     A link goes on pointing where it points: the file behind it is replaced. A device or a pipe (`/dev/stdout`) is

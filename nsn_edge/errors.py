@@ -58,10 +58,10 @@ class TraceError(UsageError):
 class MissingDependencyError(NsnEdgeError):
     """An optional package is not installed. The hint carries the pip line."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, extra: str, purpose: str, hint: str | None = None) -> None:
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed",
-            f"pip install 'nsn-edge[{extra}]'",
+            f"pip install 'nsn-edge[{extra}]'" if hint is None else hint,
         )
         self.package = package
         self.extra = extra

@@ -1,0 +1,189 @@
+"""One engine: a parsed network, a configuration, and the library's builder at work where Ctrl-C still reaches us.
+
+The builder runs for seconds to minutes inside one call. It gets a thread of its own, so that an interrupt arrives at
+once; the library is then told to stop, through the monitor by which it also reports progress, where it has one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nsn_edge.bundle import Bundle
+from nsn_edge.bundle.engines import EngineDevice
+from nsn_edge.bundle.manifest import RANK_INPUT
+from nsn_edge.errors import EngineError, UsageError
+from nsn_edge.export.tensorrt.library import Library
+from nsn_edge.export.tensorrt.network import Network, follow_ranks_, lower_precision_, parse
+from nsn_edge.export.tensorrt.plan import EngineJob
+from nsn_edge.export.tensorrt.timing import TimingCache
+
+_TICK_S = 0.1
+_STOP_S = 30.0
+"""How long a build that was told to stop may take to do so."""
+_LONGEST = 400
+
+Percent = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What the builder gave."""
+
+    data: Any
+    """The engine's bytes, in the library's own memory: a buffer."""
+    seconds: float
+
+
+def build_engine(
+    library: Library, bundle: Bundle, job: EngineJob, device: EngineDevice, cache: TimingCache, percent: Percent
+) -> Built:
+    """Build one engine in memory.
+
+    Args:
+        library: builds.
+        bundle: holds the graph.
+        job: what to build.
+        device: what for.
+        cache: used and added to, where the library has one.
+        percent: hears how far the build is, where the library tells.
+
+    Raises:
+        EngineError: the parser or the builder refuses, in the library's own words.
+        UsageError: the library does not know the precision.
+        KeyboardInterrupt: as it came; the build is over by then, or goes down with the process.
+    """
+    library.check_precision(job.precision)
+    start = time.perf_counter()
+    network = parse(library, bundle.file(job.artifact))
+    if job.kind == "dynamic":
+        follow_ranks_(network, {layer.curve for layer in bundle.manifest.ladder.layers})
+    config = network.builder.create_builder_config()
+    library.set_target(config, device)
+    _set_options(library, config, network, job)
+    for profile in job.profiles:
+        _add_profile(network, config, profile)
+    cache.attach(library, config)
+    monitor = _monitor(library.module, percent) if library.has_progress else None
+    if monitor is not None:
+        config.progress_monitor = monitor
+    data = _in_a_thread(lambda: network.builder.build_serialized_network(network.definition, config), monitor)
+    if monitor is not None and monitor.failure is not None:
+        raise monitor.failure
+    if data is None:
+        errors = library.logger.errors
+        reason = " ".join(errors[-1].split())[:_LONGEST] if errors else "it does not say why"
+        raise EngineError(f"{library.title} could not build {job.stem} from {job.artifact.path}: {reason}")
+    cache.keep(config)
+    return Built(data, time.perf_counter() - start)
+
+
+def _set_options(library: Library, config: Any, network: Network, job: EngineJob) -> None:
+    trt = library.module
+    flags = trt.BuilderFlag
+    # TensorRT lets float32 products round their factors to 10 bits unless told not to.
+    (config.clear_flag if job.precision == "fp32" else config.set_flag)(flags.TF32)
+    if job.lowers_precision:
+        flag = library.precision_flag(job.precision)
+        if flag is not None:
+            config.set_flag(flag)
+        else:
+            lower_precision_(network, job.precision)
+    elif job.artifact.precision == "fp16" and library.precision_flag("fp16") is not None:
+        config.set_flag(library.precision_flag("fp16"))
+    if job.options["workspace_mb"] is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.options["workspace_mb"] * 10**6)
+    if job.options["level"] is not None:
+        if not hasattr(config, "builder_optimization_level"):
+            raise UsageError(f"{library.title} {library.version} has no optimization level", "leave out --level")
+        config.builder_optimization_level = job.options["level"]
+
+
+def _add_profile(network: Network, config: Any, profile: Any) -> None:
+    made = network.builder.create_optimization_profile()
+    for tensor in network.inputs:
+        if tensor.name == RANK_INPUT:
+            low, high = profile.rank_range
+            made.set_shape_input(RANK_INPUT, [low], [profile.rank], [high])
+        else:
+            shapes = profile.inputs[tensor.name]
+            made.set_shape(tensor.name, shapes.min, shapes.opt, shapes.max)
+    if not made or config.add_optimization_profile(made) < 0:
+        errors = network.library.logger.errors
+        reason = " ".join(errors[-1].split())[:_LONGEST] if errors else "it does not say why"
+        raise EngineError(f"{network.library.title} refuses the profile {profile.name!r}: {reason}")
+
+
+def _in_a_thread(work: Callable[[], Any], monitor: Any) -> Any:
+    result: list[Any] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(work())
+        except BaseException as error:  # handed to the caller's thread
+            failure.append(error)
+
+    # A daemon: a library that cannot be stopped must not keep an interrupted process alive.
+    thread = threading.Thread(target=run, name="engine-builder", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_TICK_S)
+    except BaseException:
+        if monitor is not None:
+            monitor.stop.set()
+            thread.join(_STOP_S)
+        raise
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+@dataclass
+class _Phase:
+    parent: str | None
+    steps: int
+    done: int = 0
+
+
+def _monitor(trt: Any, percent: Percent) -> Any:
+    """The library's progress monitor: phases nest, and each knows its number of steps."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.stop = threading.Event()
+            self.failure: BaseException | None = None
+            self.phases: dict[str, _Phase] = {}
+            self.told = -1
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.phases[phase_name] = _Phase(parent_phase, max(num_steps, 1))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            try:  # an exception must not travel through the library
+                self.phases[phase_name].done = step + 1
+                self.tell()
+            except BaseException as error:
+                self.failure = error
+                return False
+            return not self.stop.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.phases.pop(phase_name, None)
+
+        def tell(self) -> None:
+            now = min(int(100 * self.fraction(None)), 99)
+            if now > self.told:
+                self.told = now
+                percent(now)
+
+        def fraction(self, parent: str | None) -> float:
+            inside = [(name, phase) for name, phase in self.phases.items() if phase.parent == parent]
+            return max((min((p.done + self.fraction(name)) / p.steps, 1.0) for name, p in inside), default=0.0)
+
+    return Monitor()
