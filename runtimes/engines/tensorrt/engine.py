@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import threading
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,7 @@ class TensorRtEngine:
         stored = self._find(graph_path.parent, artifact, workspace)
         self._check(stored, manifest, workspace)
         workspace.enter()
+        engine: Any = None
         try:
             workspace.cuda.activate()
             mend = f"build it again: {build_command(workspace.library.name)}"
@@ -111,7 +113,10 @@ class TensorRtEngine:
                 _signature(manifest, artifact),
                 cuda_graphs=self.cuda_graphs,
             )
-        except BaseException:
+        except BaseException as error:
+            # Whoever keeps the error keeps the frames it came through, and they the engine in the GPU's memory.
+            engine = None
+            traceback.clear_frames(error.__traceback__)
             workspace.leave()
             raise
 

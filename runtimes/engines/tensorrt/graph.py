@@ -71,11 +71,15 @@ class TensorRtGraph:
         self._name = name
         self._record = record
         self._signature = signature
-        self._dtypes = {
-            name: np.dtype(library.dtype(engine, name))
-            for name in (engine.get_tensor_name(number) for number in range(engine.num_io_tensors))
-        }
-        on_host = {name for name in self._dtypes if library.is_on_host(engine, name)}
+        self._dtypes: dict[str, np.dtype[Any]] = {}
+        on_host = set()
+        for number in range(
+            engine.num_io_tensors
+        ):  # no comprehension: its scope would outlive a failure, engine and all
+            tensor = engine.get_tensor_name(number)
+            self._dtypes[tensor] = np.dtype(library.dtype(engine, tensor))
+            if library.is_on_host(engine, tensor):
+                on_host.add(tensor)
         self._host_inputs = tuple(spec.name for spec in signature.inputs if spec.name in on_host)
         self._device_inputs = tuple(
             spec for spec in signature.inputs if spec.name in self._dtypes and spec.name not in on_host

@@ -1,0 +1,367 @@
+"""TensorRT engines: the right file is found, the wrong one is never deserialised, and one line says what is missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from built_engines import ORIN, Device, build_engines, pretend_device
+from fake_cuda import cudaError_t
+from tiny_bundle import TinyModel, write_tiny_bundle
+
+from nsn_edge.bundle import Bundle
+from nsn_edge.bundle.engine_record import EngineDevice, EngineRecord
+from nsn_edge.errors import EngineError, MissingDependencyError, NsnEdgeError, StaleEngineError, UsageError
+from nsn_edge.runtimes.engines import TensorRtEngine
+from nsn_edge.runtimes.engines.tensorrt.messages import reason
+
+TinyBundle = tuple[Path, TinyModel]
+BUILD = "nsn-edge build BUNDLE --backend tensorrt"
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    return pretend_device(monkeypatch)
+
+
+def batch(rows: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, 16)).astype(np.float32)
+
+
+def load_fails(path: Path, kind: type[NsnEdgeError], engine: TensorRtEngine | None = None) -> str:
+    """What a load says: one line."""
+    with pytest.raises(kind) as caught:
+        (engine or TensorRtEngine()).load(path / "rank-005.onnx")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def nothing_was_deserialised(device: Device) -> bool:
+    return "engine" not in (*device.library.alive, *device.library.order_of_death)
+
+
+# --- which engine ---------------------------------------------------------------------------------------------------
+
+
+def test_without_a_built_engine_the_command_is_named(tiny_bundle: TinyBundle, device: Device) -> None:
+    message = load_fails(tiny_bundle[0], StaleEngineError)
+    assert message.startswith("no engine tensorrt-10.3.0-orin-sm87/rank-005-fp32 in ")
+    assert f"build it: {BUILD}" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"library_version": "10.7.0"}, "was built by tensorrt 10.7.0, and 10.3.0 is here"),
+        ({"library": "tensorrt_rtx"}, "is an engine of tensorrt_rtx, not of tensorrt"),
+        ({"device": EngineDevice("Orin", "8.6")}, "was built for Orin (sm86), and this is Orin (sm87)"),
+        ({"device": EngineDevice("Xavier", "8.7")}, "was built for Xavier (sm87), and this is Orin (sm87)"),
+        ({"bundle_hash": "0" * 64}, "was built from another bundle"),
+        ({"size_bytes": 7}, "bytes, not 7: it was cut or altered"),
+        ({"sha256": "0" * 64}, "is not what was built: it was altered"),
+    ],
+)
+def test_a_foreign_or_damaged_engine_is_refused_unread(
+    tiny_bundle: TinyBundle, device: Device, changes: dict[str, Any], said: str
+) -> None:
+    def change(record: EngineRecord) -> EngineRecord:
+        return replace(record, **changes)
+
+    build_engines(tiny_bundle[0], change=change)
+    message = load_fails(tiny_bundle[0], StaleEngineError)
+    assert message.startswith("rank-005-fp32.engine ")
+    assert said in message
+    assert f"build it again: {BUILD}" in message
+    assert nothing_was_deserialised(device)
+
+
+def test_an_engine_whose_bytes_changed_is_refused_even_between_loads(tiny_bundle: TinyBundle, device: Device) -> None:
+    path = tiny_bundle[0]
+    file = build_engines(path)[5]
+    engine = TensorRtEngine()
+    engine.load(path / "rank-005.onnx").close()
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    assert "it was altered" in load_fails(path, StaleEngineError, engine)
+
+
+def test_each_engine_is_hashed_once(tiny_bundle: TinyBundle, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nsn_edge.bundle import engines
+
+    path, hashed = tiny_bundle[0], []
+    build_engines(path)
+    real = engines.sha256_of
+    monkeypatch.setattr(engines, "sha256_of", lambda file: hashed.append(file.name) or real(file))
+    engine = TensorRtEngine()
+    for rank in (5, 8, 5, 5):
+        engine.load(path / f"rank-{rank:03}.onnx").close()
+    assert hashed == ["rank-005-fp32.engine", "rank-008-fp32.engine"]
+    TensorRtEngine(check_hashes=False).load(path / "rank-005.onnx").close()
+    assert len(hashed) == 2
+
+
+def test_a_bundle_exported_again_makes_its_engines_stale(tiny_bundle: TinyBundle, device: Device) -> None:
+    path = tiny_bundle[0]
+    build_engines(path)
+    write_tiny_bundle(path, seed=1)
+    assert "was built from another bundle" in load_fails(path, StaleEngineError)
+    assert nothing_was_deserialised(device)
+
+
+def test_recorded_quality_does_not_make_engines_stale(tiny_bundle: TinyBundle, device: Device) -> None:
+    path = tiny_bundle[0]
+    build_engines(path)
+    Bundle.open(path).record_quality({5: {"spearman": 0.9}})
+    TensorRtEngine().load(path / "rank-005.onnx").close()
+
+
+def test_an_engine_without_a_record_was_never_finished(tiny_bundle: TinyBundle, device: Device) -> None:
+    file = build_engines(tiny_bundle[0])[5]
+    file.with_suffix(".json").unlink()
+    assert "build it" in load_fails(tiny_bundle[0], StaleEngineError)
+    assert nothing_was_deserialised(device)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", json.dumps({"schema_version": 99})])
+def test_a_record_that_makes_no_sense(tiny_bundle: TinyBundle, device: Device, text: str) -> None:
+    build_engines(tiny_bundle[0])[5].with_suffix(".json").write_text(text)
+    assert "build the engine again" in load_fails(tiny_bundle[0], StaleEngineError)
+
+
+def test_the_precision_is_the_most_exact_one_that_was_built(tiny_bundle: TinyBundle, device: Device) -> None:
+    path = tiny_bundle[0]
+    build_engines(path, precision="fp16", types={"y": "HALF"})
+    assert TensorRtEngine().load(path / "rank-005.onnx").inputs
+    asked = TensorRtEngine(precision="fp32")
+    assert "it has tensorrt-10.3.0-orin-sm87/rank-002-fp16" in load_fails(path, StaleEngineError, asked)
+    build_engines(path, precision="fp32", weights_bytes=12345)
+    graph = TensorRtEngine().load(path / "rank-005.onnx")
+    assert 12345 in [block.nbytes for block in device.cuda.memory.values()]
+    graph.close()
+
+
+def test_an_engine_built_for_a_kind_of_gpu_serves_it(tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_bundle[0]
+    device = pretend_device(monkeypatch, "tensorrt-rtx", devices=(("NVIDIA GeForce RTX 4070", 8, 9),))
+    build_engines(path, "tensorrt-rtx", device=EngineDevice.kind("8.0+"))
+    TensorRtEngine("tensorrt-rtx").load(path / "rank-005.onnx").close()
+    build_engines(path, "tensorrt-rtx", device=EngineDevice.kind("8.6"))
+    TensorRtEngine("tensorrt-rtx").load(path / "rank-005.onnx").close()
+    assert device.cuda.is_clean
+
+
+def test_engines_may_be_kept_elsewhere(tiny_bundle: TinyBundle, device: Device, tmp_path: Path) -> None:
+    path = tiny_bundle[0]
+    build_engines(path)
+    (path / "engines").rename(tmp_path / "cache")
+    TensorRtEngine(engines=tmp_path / "cache").load(path / "rank-005.onnx").close()
+    load_fails(path, StaleEngineError)
+
+
+def test_a_graph_that_is_not_of_a_bundle(tiny_bundle: TinyBundle, device: Device) -> None:
+    with pytest.raises(EngineError, match="is no graph of its bundle"):
+        TensorRtEngine().load(tiny_bundle[0] / "rank-003.onnx")
+
+
+# --- what the library says ------------------------------------------------------------------------------------------
+
+
+def rewritten(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Engines whose records are true and whose bytes are not TensorRT's."""
+    import hashlib
+
+    for file in path.glob("engines/*/*.engine"):
+        file.write_bytes(change(file.read_bytes()))
+        record = json.loads(file.with_suffix(".json").read_text())
+        record.update(sha256=hashlib.sha256(file.read_bytes()).hexdigest(), size_bytes=file.stat().st_size)
+        file.with_suffix(".json").write_text(json.dumps(record))
+
+
+def test_bytes_that_the_library_refuses(tiny_bundle: TinyBundle, device: Device) -> None:
+    build_engines(tiny_bundle[0])
+    rewritten(tiny_bundle[0], lambda data: b"no engine")
+    message = load_fails(tiny_bundle[0], EngineError)
+    assert message == (
+        "tensorrt cannot load rank-005-fp32.engine: Error Code 2: Internal Error "
+        f"(Assertion bufferSize >= minBufferSize failed.) (build it again: {BUILD})"
+    )
+    assert device.cuda.is_clean
+    assert not device.library.alive
+
+
+def test_an_engine_that_is_not_as_its_record_says(tiny_bundle: TinyBundle, device: Device) -> None:
+    path = tiny_bundle[0]
+    build_engines(path)
+    rewritten(path, lambda data: data.replace(b"rank-005.onnx", b"sliced.onnx"))
+    assert "is not the engine that its record describes: it has rank, x, y" in load_fails(path, EngineError)
+    build_engines(path, change=lambda record: replace(record, profiles=record.profiles * 2))
+    assert "and 1 profiles" in load_fails(path, EngineError)
+    assert device.cuda.is_clean
+    assert not device.library.alive
+
+
+def test_a_type_that_numpy_lacks(tiny_bundle: TinyBundle, device: Device) -> None:
+    build_engines(tiny_bundle[0], types={"y": "BF16"})
+    assert "the tensor 'y' of the engine is BF16, which numpy cannot hold" in load_fails(tiny_bundle[0], EngineError)
+    assert device.cuda.is_clean
+
+
+def test_no_room_for_a_context(tiny_bundle: TinyBundle, device: Device) -> None:
+    build_engines(tiny_bundle[0])
+    device.library.contexts_left = 0
+    message = load_fails(tiny_bundle[0], EngineError)
+    assert message == "tensorrt made no execution context: Error Code 2: OutOfMemory (no further information)"
+    assert device.cuda.is_clean
+    assert not device.library.alive
+
+
+def test_no_room_for_scratch_memory(tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = pretend_device(monkeypatch, memory_bytes=9_000_000)
+    build_engines(tiny_bundle[0], scratch_bytes=8_000_000, weights_bytes=4_000_000)
+    message = load_fails(tiny_bundle[0], EngineError)
+    assert message.startswith("CUDA cannot allocate 8 MB: 5 MB of the GPU's 9 MB are free")
+    assert device.cuda.is_clean
+    assert not device.library.alive
+
+
+def test_reasons_are_one_line_without_places() -> None:
+    said = (
+        "IRuntime::deserializeCudaEngine: Error Code 1: Cuda Runtime (In ScopedCudaStream at "
+        "/_src/common/dispatch/cudaResources.cpp:25 (cudaError 35: CUDA driver version is insufficient for CUDA "
+        "runtime version))"
+    )
+    assert reason([said, "a consequence"]) == (
+        "IRuntime::deserializeCudaEngine: Error Code 1: Cuda Runtime (cudaError 35: CUDA driver version is "
+        "insufficient for CUDA runtime version)"
+    )
+    assert reason([]) == "no reason was given"
+    assert len(reason(["x\n" * 1000])) <= 300
+
+
+# --- what is not there ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "hint"),
+    [
+        ("tensorrt", "tensorrt", "JetPack brings it: sudo apt install python3-libnvinfer"),
+        ("tensorrt-rtx", "tensorrt_rtx", "pip install 'nsn-edge[rtx]'"),
+    ],
+)
+def test_without_the_library(
+    tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch, library: str, module: str, hint: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    message = load_fails(tiny_bundle[0], MissingDependencyError, TensorRtEngine(library))
+    assert message.startswith(f"running an engine of {library} needs the package '{library}', which is not installed")
+    assert hint in message
+
+
+def test_a_library_that_does_not_import(
+    tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = load_fails(tiny_bundle[0], EngineError)
+    assert message.startswith("tensorrt is installed and cannot be imported: libnvinfer.so.10")
+
+
+@pytest.mark.parametrize(("library", "extra"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx")])
+def test_without_cudas_bindings(
+    tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch, library: str, extra: str
+) -> None:
+    pretend_device(monkeypatch, library)
+    for name in ("cuda.bindings.runtime", "cuda.cudart"):
+        monkeypatch.setitem(sys.modules, name, None)
+    message = load_fails(tiny_bundle[0], MissingDependencyError, TensorRtEngine(library))
+    assert message.endswith(f"'cuda-bindings', which is not installed (pip install 'nsn-edge[{extra}]')")
+
+
+def test_older_bindings_have_another_name(tiny_bundle: TinyBundle, device: Device, monkeypatch: Any) -> None:
+    build_engines(tiny_bundle[0])
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    monkeypatch.setitem(sys.modules, "cuda.cudart", device.cuda)
+    TensorRtEngine().load(tiny_bundle[0] / "rank-005.onnx").close()
+
+
+@pytest.mark.parametrize(
+    ("error", "driver", "said"),
+    [
+        (cudaError_t.cudaErrorInsufficientDriver, 0, "this machine has no NVIDIA driver (install it"),
+        (
+            cudaError_t.cudaErrorInsufficientDriver,
+            11040,
+            "the NVIDIA driver knows CUDA up to 11.4, and cuda-bindings are of 12.6 (pip install 'cuda-bindings==11.*'",
+        ),
+        (cudaError_t.cudaErrorNoDevice, 12060, "the CUDA driver finds no GPU (check it with: nvidia-smi"),
+        (cudaError_t.cudaErrorInvalidValue, 12060, "CUDA does not start: the words for 1 (cudaErrorInvalidValue)"),
+    ],
+)
+def test_without_a_driver_or_a_gpu(
+    tiny_bundle: TinyBundle, device: Device, error: cudaError_t, driver: int, said: str
+) -> None:
+    device.cuda.start_error, device.cuda.driver = error, driver
+    assert load_fails(tiny_bundle[0], EngineError).startswith(said)
+
+
+def test_a_gpu_that_is_not_there(tiny_bundle: TinyBundle, device: Device) -> None:
+    message = load_fails(tiny_bundle[0], UsageError, TensorRtEngine(device_index=1))
+    assert message == "there is no GPU 1 (there are 1, numbered from 0)"
+
+
+def test_the_second_gpu(tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_bundle[0]
+    device = pretend_device(monkeypatch, devices=(("Other", 7, 5), ("Orin", 8, 7)))
+    build_engines(path)
+    graph = TensorRtEngine(device_index=1).load(path / "rank-005.onnx")
+    device.cuda._thread.device = 0  # whatever the thread did in between
+    graph.run({"x": batch()})
+    assert device.cuda._thread.device == 1
+    graph.close()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"library": "trt"}, {"precision": "int3"}, {"device_index": -1}, {"device_index": True}]
+)
+def test_settings_are_checked(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        TensorRtEngine(**settings)
+
+
+def test_it_describes_what_was_measured_with(device: Device) -> None:
+    assert TensorRtEngine(precision="fp16").describe() == {
+        "engine": "tensorrt",
+        "version": "10.3.0",
+        "device": ORIN.name,
+        "compute_capability": ORIN.compute_capability,
+        "precision": "fp16",
+        "cuda_graphs": True,
+    }
+    assert json.dumps(TensorRtEngine().describe())
+    assert not TensorRtEngine().owns_threads
+
+
+# --- shapes beyond what was built -----------------------------------------------------------------------------------
+
+
+def test_shapes_and_ranks_beyond_the_profiles_name_the_range(tiny_bundle: TinyBundle, device: Device) -> None:
+    path = tiny_bundle[0]
+    build_engines(path)
+    graph = TensorRtEngine().load(path / "rank-005.onnx")
+    with pytest.raises(EngineError, match=r"takes x of \[1, 16\] to \[8, 16\], not \[9, 16\] .*nsn-edge build"):
+        graph.run({"x": batch(9)})
+    graph.run({"x": batch(8)})
+    graph.close()
+    dynamic = TensorRtEngine().load(path / "sliced.onnx")
+    for rank in (0, 17):
+        with pytest.raises(EngineError, match=rf"no profile for rank {rank}; it takes 1\.\.2, 3\.\.5, 6\.\.8, 9\.\.16"):
+            dynamic.run({"x": batch(), "rank": np.array(rank)})
+    dynamic.close()
