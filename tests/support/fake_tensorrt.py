@@ -281,7 +281,7 @@ class IExecutionContext:
             self._error("Error Code 1: Cuda Runtime (operation not permitted when stream is capturing)")
             return False
         self._settled = self._state
-        run = _Run(self, recording)
+        run = _Run(self, recording, stream_handle)
         if not recording:
             run.claim()
         self.lib.cuda.enqueue(stream_handle, run)
@@ -318,16 +318,17 @@ class IExecutionContextOf8(IExecutionContext):
 class _Run:
     """One execution as it was queued. It keeps nothing alive: a context or an engine freed too early shows."""
 
-    def __init__(self, context: IExecutionContext, recorded: bool) -> None:
+    def __init__(self, context: IExecutionContext, recorded: bool, stream: int) -> None:
+        self.stream = stream
         self.context, self.engine, self.lib = weakref.ref(context), weakref.ref(context.engine), context.lib
         self.recorded, self.spoiled = recorded, False
         self.shapes, self.addresses = dict(context._shapes), dict(context._addresses)
         self.scratch, self.state, self.rank = context._scratch, context._state, context._rank()
 
     def claim(self) -> None:
-        """Two runs that may overlap, in the same scratch memory, spoil each other."""
+        """Runs of two streams may overlap: in the same scratch memory they spoil each other."""
         for other in self.lib.running:
-            if other.scratch is not None and self.scratch is not None and other.scratch[0] == self.scratch[0]:
+            if self.scratch is not None and other.scratch == self.scratch and other.stream != self.stream:
                 other.spoiled = self.spoiled = True
         self.lib.running.append(self)
 

@@ -73,9 +73,8 @@ class TensorRtGraph:
         self._signature = signature
         self._dtypes: dict[str, np.dtype[Any]] = {}
         on_host = set()
-        for number in range(
-            engine.num_io_tensors
-        ):  # no comprehension: its scope would outlive a failure, engine and all
+        # No comprehension: its scope would outlive a failure, and with it the engine.
+        for number in range(engine.num_io_tensors):
             tensor = engine.get_tensor_name(number)
             self._dtypes[tensor] = np.dtype(library.dtype(engine, tensor))
             if library.is_on_host(engine, tensor):
