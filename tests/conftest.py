@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,14 @@ def text_bundle(tmp_path: Path) -> tuple[Path, TinyModel]:
     """A sentence encoder's bundle and the same model in numpy; each test may damage its own."""
     path = tmp_path / "text-bundle"
     return path, write_text_bundle(path)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: for many tiny steps, which on a busy machine spend their time waiting for one another."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
