@@ -17,9 +17,11 @@ from nsn_edge.bundle.engines import EngineDevice
 from nsn_edge.bundle.manifest import RANK_INPUT
 from nsn_edge.errors import EngineError, UsageError
 from nsn_edge.export.tensorrt.library import Library
-from nsn_edge.export.tensorrt.network import Network, follow_ranks_, lower_precision_, parse
+from nsn_edge.export.tensorrt.network import Network, parse
 from nsn_edge.export.tensorrt.plan import EngineJob
+from nsn_edge.export.tensorrt.ranks import follow_ranks_
 from nsn_edge.export.tensorrt.timing import TimingCache
+from nsn_edge.export.tensorrt.weights import lower_precision_, multiply_out_
 
 _TICK_S = 0.1
 _STOP_S = 30.0
@@ -59,6 +61,7 @@ def build_engine(
     library.check_precision(job.precision)
     start = time.perf_counter()
     network = parse(library, bundle.file(job.artifact))
+    multiply_out_(network)
     if job.kind == "dynamic":
         follow_ranks_(network, {layer.curve for layer in bundle.manifest.ladder.layers})
     config = network.builder.create_builder_config()

@@ -31,7 +31,10 @@ def modules() -> list[str]:
     return [name for name in found if not name.endswith("__main__")]
 
 
-LEAN = [name for name in modules() if name.split(".")[1] not in TORCH_ROOMS]
+BUILDER = "nsn_edge.export.tensorrt"
+"""The part of the export that runs on a device."""
+
+LEAN = [name for name in modules() if name.split(".")[1] not in TORCH_ROOMS or name.startswith(BUILDER)]
 
 RUN = """
 import contextlib, importlib, io, json
@@ -55,6 +58,7 @@ def test_the_walk_saw_every_room() -> None:
     rooms = {name.split(".")[1] for name in LEAN}
     assert {"runtimes", "bundle", "cli", "report", "errors", "ladder"} <= rooms
     assert sum(name.startswith("nsn_edge.runtimes.") for name in LEAN) > 40
+    assert sum(name.startswith(BUILDER) for name in LEAN) > 8
     assert {name.split(".")[1] for name in modules()} >= TORCH_ROOMS
 
 
@@ -120,6 +124,7 @@ def test_the_device_verbs_work_without_the_training_libraries(tmp_path: Path) ->
         (("run", "text", "--query", "the loop"), ENGINE, "ort"),
         (("run", "text", "--query", "the loop"), {"tokenizers"}, "ort"),
         (("simulate", "text"), ENGINE, "ort"),
+        (("build", "text", "--backend", "tensorrt-rtx"), TRAINING | {"tensorrt_rtx"}, "rtx"),
     ],
 )
 def test_a_verb_without_its_packages_says_what_to_install(
