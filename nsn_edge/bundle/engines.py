@@ -208,7 +208,9 @@ def why_unusable(
     if options is not None and dict(options) != dict(record.options):
         changed = sorted(key for key in {*options, *record.options} if options.get(key) != record.options.get(key))
         return f"{name} was built with other options: {', '.join(changed)}"
-    size = stored.path.stat().st_size if stored.path.is_file() else None
+    if not stored.path.is_file():
+        return f"{name} is gone"
+    size = stored.path.stat().st_size
     if size != record.size_bytes:
         return f"{name} has {size} bytes, not {record.size_bytes}: it was cut or altered"
     if check_hash and sha256_of(stored.path) != record.sha256:

