@@ -63,10 +63,10 @@ def tokenizers(device: Device) -> Iterable[Finding]:
 
 
 def tensorrt(device: Device) -> Iterable[Finding]:
-    """TensorRT, from JetPack, and TensorRT-RTX."""
+    """TensorRT, from JetPack, TensorRT-RTX, and what runs the engines that either builds."""
     version = device.version_of("tensorrt")
     found = version is not None or device.has_module("tensorrt")
-    gives = "the libraries behind onnxruntime's TensorRT provider"
+    gives = "building engines on this GPU and running them: nsn-edge build, run --engine tensorrt"
     detail = (version or "found, version unknown") if found else "not installed; JetPack brings it"
     yield Finding("engines", "tensorrt", Status.PRESENT if found else Status.ABSENT, detail, gives)
     rtx = device.version_of("tensorrt-rtx")
@@ -75,8 +75,17 @@ def tensorrt(device: Device) -> Iterable[Finding]:
         "tensorrt-rtx",
         Status.PRESENT if rtx else Status.ABSENT,
         rtx or "not installed",
-        "building graphs for RTX GPUs by hand; nsn-edge itself runs on onnxruntime",
+        "building engines for RTX GPUs, here or ahead of time, and running them: run --engine tensorrt-rtx",
         None if rtx or not device.has_nvidia_gpu() else "pip install 'nsn-edge[rtx]'",
+    )
+    bindings = device.version_of("cuda-bindings") or device.version_of("cuda-python")
+    yield Finding(
+        "engines",
+        "CUDA bindings",
+        Status.PRESENT if bindings else Status.ABSENT,
+        bindings or "not installed",
+        "running TensorRT engines; building them needs none",
+        None if bindings or not device.has_nvidia_gpu() else "pip install 'nsn-edge[tensorrt]'",
     )
 
 

@@ -80,6 +80,7 @@ def test_a_bare_machine(tmp_path: Path) -> None:
     # What would be of no use here is not recommended.
     assert named(diagnosis, CUDA).install is None
     assert named(diagnosis, "NVML bindings").install is None
+    assert named(diagnosis, "CUDA bindings").install is None
 
 
 def test_a_jetson(tmp_path: Path) -> None:
@@ -88,6 +89,7 @@ def test_a_jetson(tmp_path: Path) -> None:
     assert named(diagnosis, "temperature").detail == "51.2 °C, throttles at 99.0 °C"
     assert named(diagnosis, "power rails").detail == "VDD_IN 6000 mW, VDD_GPU 0 mW"
     assert named(diagnosis, "tensorrt").status is Status.PRESENT
+    assert named(diagnosis, "CUDA bindings").install == "pip install 'nsn-edge[tensorrt]'"
     assert "JetPack" in (named(diagnosis, CUDA).install or "")
     assert named(diagnosis, "memory").status is Status.FAULTY
     assert "little" in named(diagnosis, "memory").detail

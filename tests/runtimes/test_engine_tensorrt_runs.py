@@ -358,6 +358,19 @@ def test_a_call_of_cuda_that_fails_is_named_and_forgotten(device: Device, tiny_b
     assert device.cuda.is_clean
 
 
+def test_a_cuda_graph_that_fails_is_not_tried_again(
+    device: Device, tiny_bundle: TinyBundle, graph: LoadedGraph
+) -> None:
+    for seed in range(3):
+        check(graph, tiny_bundle, seed=seed)
+    device.cuda.failures["cudaGraphLaunch"] = cudaError_t.cudaErrorInvalidValue
+    with pytest.raises(EngineError, match="CUDA cannot launch a CUDA graph"):
+        graph.run({"x": batch()})
+    assert not device.cuda.executables
+    for seed in range(3):
+        check(graph, tiny_bundle, seed=seed)
+
+
 def test_no_memory_for_a_larger_input(tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     device = pretend_device(monkeypatch, memory_bytes=4000)
     build_engines(tiny_bundle[0], largest={"batch_size": 1000})
