@@ -43,7 +43,11 @@ def test_the_rooms_as_they_are(copy: Path) -> None:
         ("nsn_edge/layers.py", "import nsn_edge.runtimes.session", "the torch core knows nothing"),
         ("export/lowering/static.py", "import nsn_edge.runtimes.text", "export knows nothing of the runtime"),
         ("export/tensorrt/plan.py", "import onnx", "building engines needs neither torch nor onnx"),
-        ("export/tensorrt/plan.py", "from nsn_edge.export import graph", "building engines needs neither torch nor onnx"),
+        (
+            "export/tensorrt/plan.py",
+            "from nsn_edge.export import graph",
+            "building engines needs neither torch nor onnx",
+        ),
         ("nsn_edge/report/build.py", "import nsn_edge.runtimes.profiling", "the report is made of contracts"),
     ],
 )
