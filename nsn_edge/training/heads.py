@@ -6,7 +6,7 @@ nested BertModel --dense--> BertForSequenceClassification(151 labels, head at ra
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from nsn_edge.convert import is_conv1d
 from nsn_edge.errors import UnsupportedModelError, UsageError
 from nsn_edge.ladder import RankLadder
 from nsn_edge.layers import ladder_of
+from nsn_edge.training.data import Examples
 from nsn_edge.training.dense import dense_copy, inside
 
 _CLASSES = {
@@ -24,9 +25,17 @@ _CLASSES = {
 }
 
 
-def label_names(labels: Iterable[str]) -> tuple[str, ...]:
-    """Each label once: by number where all are numbers, by name otherwise."""
-    unique = set(labels)
+def label_names(examples: Examples) -> tuple[str, ...]:
+    """Each label once: by number where all are numbers, by name otherwise.
+
+    Raises:
+        UsageError: less than two.
+    """
+    unique = set(examples.labels or ())
+    if len(unique) < 2:
+        raise UsageError(
+            f"{examples.source} has {len(unique)} label, and there is nothing to tell apart", "give it two or more"
+        )
     return tuple(sorted(unique, key=int) if all(label.isdecimal() for label in unique) else sorted(unique))
 
 
@@ -49,15 +58,13 @@ def with_new_head(model: nn.Module, task: str, labels: Sequence[str], seed: int)
         seed: of the head.
 
     Raises:
-        UsageError: less than two labels, or a task without such a head.
+        UsageError: a task without such a head.
         UnsupportedModelError: transformers has no such head for the architecture.
     """
     import transformers
 
     if task not in _CLASSES:
         raise UsageError(f"no head can be made for {task}", "adapt the model for this task: nsn-edge adapt --task")
-    if len(labels) < 2:
-        raise UsageError(f"the data has {len(labels)} label, and there is nothing to tell apart", "give it two or more")
     body: Any = getattr(model, "base_model", model)
     config = copy.deepcopy(body.config)
     config.id2label = dict(enumerate(labels))

@@ -287,7 +287,7 @@ class _Job:
         if self.examples.labels is None:
             return None
         if self.needs_head:
-            return {label: number for number, label in enumerate(label_names(self.examples.labels))}
+            return {label: number for number, label in enumerate(label_names(self.examples))}
         return label_ids_of(self.original.model)
 
     def _rows(self, examples: Examples) -> Rows:
