@@ -15,15 +15,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from nsn_edge.adaptation import adapt
 from nsn_edge.atomic import atomic_write_bytes
-from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.runtimes.profiling.host import describe_host
+
+if TYPE_CHECKING:
+    from nsn_edge.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,6 +64,9 @@ def arguments(description: str) -> argparse.ArgumentParser:
 @contextmanager
 def workspace(checkpoint: Path | None) -> Iterator[tuple[Path, Checkpoint]]:
     """A temporary folder, and the checkpoint to measure: the one given, or MiniLM cut here and now."""
+    from nsn_edge.adaptation import adapt  # here: not every benchmark needs torch
+    from nsn_edge.checkpoint import Checkpoint
+
     with tempfile.TemporaryDirectory(prefix="nsn-edge-bench-") as name:
         folder = Path(name)
         if checkpoint is None:

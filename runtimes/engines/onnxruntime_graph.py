@@ -91,7 +91,7 @@ class OnnxRuntimeGraph:
         binding = session.io_binding()
         try:
             for name, array in arrays.items():
-                arrays[name] = np.ascontiguousarray(array)  # kept in `arrays`: the binding does not own it
+                arrays[name] = np.asarray(array, order="C")  # kept in `arrays`: the binding does not own it
                 binding.bind_cpu_input(name, arrays[name])
             for name, tensor in bound.items():
                 binding.bind_ortvalue_input(name, tensor)

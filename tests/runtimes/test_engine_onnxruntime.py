@@ -14,7 +14,7 @@ from tiny_bundle import ALL_RUNGS, TinyModel, sign
 
 from nsn_edge.bundle import Bundle
 from nsn_edge.errors import EngineError, MissingDependencyError, UsageError
-from nsn_edge.runtimes.engines import OnnxRuntimeEngine
+from nsn_edge.runtimes.engines import HoldsTensors, OnnxRuntimeEngine
 from nsn_edge.runtimes.engines.onnxruntime import PROVIDERS
 
 TinyBundle = tuple[Path, TinyModel]
@@ -158,3 +158,11 @@ def test_a_graph_with_strings_is_refused(tiny_bundle: TinyBundle) -> None:
     sign(tiny_bundle[0])
     with pytest.raises(EngineError, match=r"tensor 'a' of type tensor\(string\)"):
         OnnxRuntimeEngine().load(path)
+
+
+def test_a_scalar_stays_one_when_tensors_are_held(tiny_bundle: TinyBundle) -> None:
+    path, model = tiny_bundle
+    graph = OnnxRuntimeEngine().load(path / "sliced.onnx")
+    assert isinstance(graph, HoldsTensors)
+    _, held = graph.run_holding({"x": batch(), "rank": np.array(7)}, {}, {"y"})
+    np.testing.assert_allclose(held["y"].numpy(), model(batch(), 7), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,66 @@
+"""Two things of onnxruntime that the engine does not offer: factors as inputs that lie on the GPU, and CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from gpu_check.timing import Call
+from gpu_check.workloads import Workload, inputs_of
+from nsn_edge.bundle import Bundle, MappedFactors
+from nsn_edge.runtimes.engines import Held
+from nsn_edge.runtimes.engines.onnxruntime_weights import first_rows
+
+
+def factors_on_device(bundle: Bundle, device: str) -> Callable[[int], dict[str, Held]]:
+    """The factors of the form `bound`, whole, once on the device; gives the prefixes of a rank without a copy."""
+    import onnxruntime as ort
+
+    ladder = bundle.manifest.ladder
+    full = MappedFactors(bundle).at(ladder.max_rank)
+    values = {
+        name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0) for name, array in full.items()
+    }
+    layers = {tensor.name: tensor.layer for tensor in bundle.manifest.bound_tensors}
+
+    def at(rank: int) -> dict[str, Held]:
+        rows = ladder.layer_ranks(rank)
+        return {name: first_rows(ort, value, rows[layers[name]]) for name, value in values.items()}
+
+    return at
+
+
+@contextmanager
+def cuda_graph_calls(bundle: Bundle, work: Workload) -> Iterator[dict[int, Call]]:
+    """An inference per rung, each a CUDA graph that onnxruntime recorded; inputs and outputs stay where they are.
+
+    https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#using-cuda-graphs-preview
+    """
+    import onnxruntime as ort
+
+    calls: dict[int, Call] = {}
+    keep: list[Any] = []
+    for rank in bundle.manifest.ladder.ranks:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        providers = [("CUDAExecutionProvider", {"enable_cuda_graph": "1"}), "CPUExecutionProvider"]
+        path = str(bundle.file(bundle.graph(rank)))
+        session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        x = inputs_of(bundle, work)["x"]
+        given, taken = (ort.OrtValue.ortvalue_from_numpy(x, "cuda", 0) for _ in "xy")
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("x", given)
+        binding.bind_ortvalue_output(session.get_outputs()[0].name, taken)
+        keep.append((session, given, taken, binding))
+        calls[rank] = _replay(session, binding)
+        for _ in range(3):  # the first runs record
+            calls[rank]()
+    yield calls
+    keep.clear()
+
+
+def _replay(session: Any, binding: Any) -> Call:
+    return lambda: session.run_with_iobinding(binding)
