@@ -31,7 +31,7 @@ cudart = pytest.importorskip("cuda.bindings.runtime", reason="needs the package 
 TinyBundle = tuple[Path, TinyModel]
 _HELPERS = {"numpy_type", "output_shapes", "compute"}
 """Methods of the fakes that are no part of the API: of no underscore, as other fakes call them."""
-_FAKES = ("Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig", "ILogger")
+_FAKES = ("Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig", "IRuntimeCache", "ILogger")
 _ENUMS = (
     "DataType",
     "TensorIOMode",

@@ -282,6 +282,49 @@ def test_a_graph_that_is_forgotten_is_freed(any_device: Device, tiny_bundle: Tin
         gc.enable()
 
 
+# --- kernels --------------------------------------------------------------------------------------------------------
+
+
+def rungs_used(bundle: TinyBundle, device: Device, **settings: bool) -> list[str]:
+    """What is compiled while two rungs are loaded, one of them twice, and held tensors are asked for."""
+    device.library.compiled.clear()
+    engine = TensorRtEngine("tensorrt-rtx", **settings)
+    graphs = [load(engine, bundle, rank) for rank in (5, 8, 5)]
+    check(graphs[0], bundle)
+    run_holding(graphs[1], {"x": batch()}, {}, {"y"})
+    for graph in graphs:
+        graph.close()
+    assert device.cuda.is_clean
+    return list(device.library.compiled)
+
+
+def test_kernels_are_compiled_once_and_kept(tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = pretend_device(monkeypatch, "tensorrt-rtx")
+    folder = build_engines(tiny_bundle[0], "tensorrt-rtx")[5].parent
+    both = ["rank-005.onnx", "rank-008.onnx"]
+    assert rungs_used(tiny_bundle, device, keep_kernels=False) == both
+    assert not list(folder.glob("*.cache"))
+    assert rungs_used(tiny_bundle, device) == both
+    (kept,) = folder.glob("*.cache")
+    assert kept.name == "kernels-orin-sm87.cache"
+    state = kept.stat()
+    assert rungs_used(tiny_bundle, device) == []
+    assert kept.stat() == state, "nothing new, nothing written"
+    kept.write_bytes(kept.read_bytes()[:20])
+    assert rungs_used(tiny_bundle, device) == both, "a damaged one is begun anew"
+    assert rungs_used(tiny_bundle, device) == []
+
+
+def test_kernels_that_cannot_be_kept_are_compiled_again(
+    tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = pretend_device(monkeypatch, "tensorrt-rtx")
+    folder = build_engines(tiny_bundle[0], "tensorrt-rtx")[5].parent
+    (folder / "kernels-orin-sm87.cache").mkdir()  # as good as a medium that cannot be written to
+    for _ in range(2):
+        assert rungs_used(tiny_bundle, device) == ["rank-005.onnx", "rank-008.onnx"]
+
+
 # --- held tensors ---------------------------------------------------------------------------------------------------
 
 

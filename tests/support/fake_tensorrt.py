@@ -8,6 +8,7 @@ changed since, scratch memory used by two at once) gives rubbish here.
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import json
 import types
@@ -76,13 +77,43 @@ class CudaGraphStrategy(enum.Enum):
     WHOLE_GRAPH_CAPTURE = 1
 
 
+class IRuntimeCache:
+    """Of kernels that were compiled: a JSON list, which other versions and other bytes refuse."""
+
+    def __init__(self, lib: FakeTensorRt) -> None:
+        self._lib = lib
+        self._kernels: list[str] = []
+
+    def serialize(self) -> memoryview:
+        assert "context" not in self._lib.alive, "contexts still add to it"
+        return memoryview(json.dumps([self._lib.__version__, *self._kernels]).encode())
+
+    def deserialize(self, blob: bytes) -> bool:
+        try:
+            version, *kernels = json.loads(blob)
+        except ValueError:
+            return False
+        if version == self._lib.__version__:
+            self._kernels = kernels
+        return bool(version == self._lib.__version__)
+
+
 class IRuntimeConfig:
-    def __init__(self) -> None:
+    def __init__(self, lib: FakeTensorRt) -> None:
+        self._lib = lib
+        self._cache: IRuntimeCache | None = None
         self.cuda_graph_strategy = CudaGraphStrategy.DISABLED
         self._allocation = ExecutionContextAllocationStrategy.STATIC
 
     def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
         self._allocation = strategy
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache(self._lib)
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        self._cache = cache
+        return True
 
 
 class Runtime:
@@ -157,11 +188,20 @@ class ICudaEngine:
         config = strategy if isinstance(strategy, IRuntimeConfig) else None
         allocation = config._allocation if config else strategy
         user_managed = allocation is ExecutionContextAllocationStrategy.USER_MANAGED
+        if config is not None:
+            self._compile(config._cache)
         captures = config is not None and config.cuda_graph_strategy is CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return self.lib.context_class(self, user_managed, captures)
 
+    def _compile(self, cache: IRuntimeCache | None) -> None:
+        kernel = Path(self._plan["onnx"]).name
+        if cache is None or kernel not in cache._kernels:
+            self.lib.compiled.append(kernel)
+            if cache is not None:
+                cache._kernels.append(kernel)
+
     def create_runtime_config(self) -> IRuntimeConfig:
-        return IRuntimeConfig()
+        return IRuntimeConfig(self.lib)
 
     def numpy_type(self, name: str) -> np.dtype:
         return np.dtype(_NUMPY[self.get_tensor_dtype(name).name])
@@ -201,6 +241,7 @@ class IExecutionContext:
         engine.profiles_in_use.append(self.active_optimization_profile)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._told_rank: int | None = None  # as it was when the address was told: what came later may go unnoticed
         self._scratch = (0, 0) if user_managed else None
         self._state = 0  # counts changes: a recorded run is good for one state
         self._settled = -1
@@ -242,8 +283,10 @@ class IExecutionContext:
         if name not in {**self.engine.inputs, **self.engine.outputs} or not memory:
             self._error(f"Error Code 3: API Usage Error (Tensor {name} is bound to nullptr)")
             return False
-        if self._addresses.get(name) != memory:
+        told = self._read_rank(memory) if name == "rank" else None
+        if self._addresses.get(name) != memory or (name == "rank" and told != self._told_rank):
             self._addresses[name] = memory
+            self._told_rank = told if name == "rank" else self._told_rank
             self._state += 1
         return True
 
@@ -292,12 +335,11 @@ class IExecutionContext:
         return int(self.engine._plan["scratch_bytes"])
 
     def _rank(self) -> int | None:
-        if "rank" not in self.engine.inputs:
-            return None
-        import ctypes
+        return self._told_rank
 
+    def _read_rank(self, memory: int) -> int:
         kind = ctypes.c_int32 if self.lib.age < 10 else ctypes.c_int64
-        return int(kind.from_address(self._addresses["rank"]).value)
+        return int(kind.from_address(memory).value)
 
     def _error(self, text: str) -> None:
         self.engine._runtime.logger.log(Severity.ERROR, text)
@@ -373,6 +415,7 @@ class FakeTensorRt(types.ModuleType):
         self.contexts: list[tuple[bool, bool]] = []
         self.executions: list[tuple[int, bool]] = []
         self.running: list[_Run] = []
+        self.compiled: list[str] = []
         self.contexts_left = 1000
         self.data_dependent = False
         self.refuses_to_run = False

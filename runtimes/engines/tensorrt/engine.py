@@ -58,6 +58,8 @@ class TensorRtEngine:
     """The folder of the devices' folders; None: `engines` in the bundle."""
     check_hashes: bool = True
     """Compare an engine's SHA-256 with its record when it is loaded for the first time."""
+    keep_kernels: bool = True
+    """TensorRT-RTX: keep the kernels it compiles beside the engines, for the next start."""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _workspace: Workspace | None = field(default=None, init=False, repr=False)
     _verified: set[tuple[Path, int, int]] = field(default_factory=set, init=False, repr=False)
@@ -98,7 +100,7 @@ class TensorRtEngine:
         artifact = _artifact(manifest, graph_path)
         stored = self._find(graph_path.parent, artifact, workspace)
         self._check(stored, manifest, workspace)
-        workspace.enter()
+        workspace.enter(self._kernels_beside(stored, workspace))
         engine: Any = None
         try:
             workspace.cuda.activate()
@@ -155,6 +157,11 @@ class TensorRtEngine:
             built = [p for p in PRECISIONS if any(record_path(f / f"{stem(p)}.engine").is_file() for f in folders)]
             precision = built[0] if built else PRECISIONS[0]
         return find_engine(root, library.name, library.version, device, stem(precision))
+
+    def _kernels_beside(self, stored: StoredEngine, workspace: Workspace) -> Path | None:
+        if not self.keep_kernels:
+            return None
+        return stored.path.with_name(f"kernels-{workspace.cuda.device.key}.cache")
 
     def _check(self, stored: StoredEngine, manifest: Manifest, workspace: Workspace) -> None:
         """Hashing a large engine takes a second, and rungs come and go: each file is hashed once, until it changes."""

@@ -141,7 +141,7 @@ class Lanes:
         with library.messages.collected() as errors:
             for name, value in key.values:
                 lane.hosts[name][...] = value
-            self._tell_hosts(lane)
+            self._tell_hosts(lane)  # again: nothing says that a value is looked at later than when its address is told
             for name, shape in key.shapes:
                 if not context.set_input_shape(name, shape):
                     raise EngineError(_refused(library.backend, f"{name} of {list(shape)}", errors))
@@ -211,12 +211,13 @@ class Lanes:
 
     def _lanes_for(self, profile: int, fixed: bool) -> list[Lane]:
         # A library that captures by itself must not do so where addresses change with every run, hence lanes of both
-        # kinds; where a profile is one context's alone there can be but one kind.
-        return self._lanes.setdefault((profile, fixed or not self._workspace.library.shares_profiles), [])
+        # kinds. Where we capture, any lane without a graph will do.
+        return self._lanes.setdefault((profile, fixed or not self._workspace.library.captures_itself), [])
 
     def _new(self, profile: int, fixed: bool) -> Lane:
         workspace = self._workspace
-        context = workspace.library.context(self._engine, profile, self._stream, capture=fixed and self._cuda_graphs)
+        capture = fixed and self._cuda_graphs
+        context = workspace.library.context(self._engine, profile, self._stream, capture, workspace.kernels)
         workspace.cuda.synchronise(self._stream)  # the choice of the profile
         lane = Lane(context, {name: np.zeros((), dtype) for name, dtype in self._host_inputs.items()})
         self._tell_hosts(lane)

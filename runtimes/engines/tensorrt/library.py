@@ -18,6 +18,7 @@ from typing import Any
 
 from nsn_edge.bundle.engine_record import BACKENDS
 from nsn_edge.errors import EngineError, MissingDependencyError, UsageError
+from nsn_edge.runtimes.engines.tensorrt.kernels import KernelCache
 from nsn_edge.runtimes.engines.tensorrt.messages import Messages, messages_of, reason
 
 _FIRST_WITH_SHARED_PROFILES = 10
@@ -107,7 +108,7 @@ class Library:
             raise EngineError(f"{self.backend} cannot load {name}: {reason(errors)}", mend)
         return engine
 
-    def context(self, engine: Any, profile: int, stream: int, capture: bool) -> Any:
+    def context(self, engine: Any, profile: int, stream: int, capture: bool, kernels: KernelCache) -> Any:
         """An `IExecutionContext` at a profile, without scratch memory of its own.
 
         Args:
@@ -115,13 +116,14 @@ class Library:
             profile: number of the optimization profile.
             stream: where the choice of the profile is queued; synchronise it before the first run.
             capture: let the library make CUDA graphs, where it does.
+            kernels: compiled ones, for a library that compiles when it runs.
 
         Raises:
             EngineError: there is no room for it, or the profile is another context's.
         """
         with self.messages.collected() as errors:
             try:
-                context = self._new_context(engine, capture)
+                context = self._new_context(engine, capture, kernels)
                 if context is not None and context.active_optimization_profile != profile:
                     context.set_optimization_profile_async(profile, stream)  # raises where others return False
             except RuntimeError as error:
@@ -130,7 +132,7 @@ class Library:
             raise EngineError(f"{self.backend} made no execution context: {reason(errors)}")
         return context
 
-    def _new_context(self, engine: Any, capture: bool) -> Any:
+    def _new_context(self, engine: Any, capture: bool, kernels: KernelCache) -> Any:
         strategies = getattr(self.module, "ExecutionContextAllocationStrategy", None)
         if strategies is None:
             return engine.create_execution_context_without_device_memory()
@@ -138,6 +140,7 @@ class Library:
             return engine.create_execution_context(strategies.USER_MANAGED)
         config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategies.USER_MANAGED)
+        kernels.attach(config)
         graphs = self.module.CudaGraphStrategy
         config.cuda_graph_strategy = graphs.WHOLE_GRAPH_CAPTURE if capture else graphs.DISABLED
         return engine.create_execution_context(config)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from nsn_edge.runtimes.engines.tensorrt.cuda import Cuda
+from nsn_edge.runtimes.engines.tensorrt.kernels import KernelCache
 from nsn_edge.runtimes.engines.tensorrt.library import Library
 from nsn_edge.runtimes.engines.tensorrt.memory import Pool, Scratch, Slot
 
@@ -31,15 +33,18 @@ class Workspace:
         """What layers of all graphs work in."""
         self.pool = Pool(cuda)
         """Blocks of tensors that stay on the GPU."""
+        self.kernels = KernelCache()
+        """Compiled ones, for a library that compiles when it runs."""
         self.runtime: Any = None
         """The library's, while graphs are loaded."""
         self._slots: dict[str, Slot] = {}
         self._users = 0
 
-    def enter(self) -> None:
-        """A graph is about to be loaded."""
+    def enter(self, kernels_file: Path | None) -> None:
+        """A graph is about to be loaded; where its library may keep kernels that it compiles."""
         with self.lock:
             if not self._users:
+                self.kernels.keep_at(kernels_file)
                 self.runtime = self.library.runtime()
                 self.pool = Pool(self.cuda)
             self._users += 1
@@ -50,6 +55,7 @@ class Workspace:
             self._users -= 1
             if self._users:
                 return
+            self.kernels.close()
             self.runtime = None
             slots, self._slots = self._slots, {}
             for slot in slots.values():
