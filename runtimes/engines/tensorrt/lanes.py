@@ -135,7 +135,7 @@ class Lanes:
         """
         if lane.key == key:
             return
-        self.drop_graph(lane)
+        assert lane.graph is None, "a context that a graph was recorded from is not to be touched"
         lane.key = None
         context, library = lane.context, self._workspace.library
         with library.messages.collected() as errors:
