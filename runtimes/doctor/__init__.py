@@ -3,8 +3,9 @@
 diagnosis = examine()          reads files and package metadata; imports onnxruntime alone
 diagnosis.can_run              whether any engine here can run a bundle
 
-device    what is asked, replaceable       engines        engines and GPUs
-findings  what is answered                 surroundings   sensors, tools, the machine
+device    what is asked, replaceable       engines        onnxruntime, GPUs
+findings  what is answered                 nvidia         JetPack, CUDA, TensorRT, NVML
+                                           surroundings   sensors, tools, the machine
 """
 
 from nsn_edge.runtimes.doctor.device import Device

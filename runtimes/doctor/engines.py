@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nsn_edge.runtimes.doctor.device import Device, one_line, package
 from nsn_edge.runtimes.doctor.findings import Finding, Status
-from nsn_edge.runtimes.profiling.host import l4t_release, machine_model, read_text
+from nsn_edge.runtimes.profiling.host import l4t_release, read_text
 
 CPU_PROVIDER = "CPUExecutionProvider"
 """What every build of onnxruntime has."""
@@ -51,7 +51,7 @@ def _gpu_provider(device: Device, provider: str, gives: str, available: Sequence
     if not gpu:
         return Finding("engines", provider, Status.ABSENT, "not in this build, and no NVIDIA GPU was found", gives)
     if l4t_release(device.root):
-        install = "install the onnxruntime-gpu wheel that NVIDIA builds for your JetPack"
+        install = "install an onnxruntime-gpu built for your JetPack: docs/jetson.md names where they are"
     else:
         install = "pip uninstall onnxruntime && pip install 'nsn-edge[ort-gpu]'"
     return Finding("engines", provider, Status.ABSENT, "not in this build of onnxruntime", gives, install)
@@ -60,33 +60,6 @@ def _gpu_provider(device: Device, provider: str, gives: str, available: Sequence
 def tokenizers(device: Device) -> Iterable[Finding]:
     """What turns text into ids."""
     yield package(device, "engines", "tokenizers", "ort", "answering text queries with nsn-edge run")
-
-
-def tensorrt(device: Device) -> Iterable[Finding]:
-    """TensorRT, from JetPack, TensorRT-RTX, and what runs the engines that either builds."""
-    version = device.version_of("tensorrt")
-    found = version is not None or device.has_module("tensorrt")
-    gives = "building engines on this GPU and running them: nsn-edge build, run --engine tensorrt"
-    detail = (version or "found, version unknown") if found else "not installed; JetPack brings it"
-    yield Finding("engines", "tensorrt", Status.PRESENT if found else Status.ABSENT, detail, gives)
-    rtx = device.version_of("tensorrt-rtx")
-    yield Finding(
-        "engines",
-        "tensorrt-rtx",
-        Status.PRESENT if rtx else Status.ABSENT,
-        rtx or "not installed",
-        "building engines for RTX GPUs, here or ahead of time, and running them: run --engine tensorrt-rtx",
-        None if rtx or not device.has_nvidia_gpu() else "pip install 'nsn-edge[rtx]'",
-    )
-    bindings = device.version_of("cuda-bindings") or device.version_of("cuda-python")
-    yield Finding(
-        "engines",
-        "CUDA bindings",
-        Status.PRESENT if bindings else Status.ABSENT,
-        bindings or "not installed",
-        "running TensorRT engines; building them needs none",
-        None if bindings or not device.has_nvidia_gpu() else "pip install 'nsn-edge[tensorrt]'",
-    )
 
 
 def gpus(device: Device) -> Iterable[Finding]:
@@ -114,26 +87,3 @@ def _gpu_model(path: Path) -> str | None:
         if key.strip() == "Model":
             return value.strip() or None
     return None
-
-
-def nvml(device: Device) -> Iterable[Finding]:
-    """The Python bindings of NVML."""
-    version = device.version_of("nvidia-ml-py")
-    yield Finding(
-        "gpus",
-        "NVML bindings",
-        Status.PRESENT if version else Status.ABSENT,
-        version or "not installed",
-        "reading an NVIDIA GPU's power and energy",
-        "pip install 'nsn-edge[nvml]'" if version is None and device.has_nvidia_gpu() else None,
-    )
-
-
-def jetson(device: Device) -> Iterable[Finding]:
-    """Whether this is a Jetson, and which."""
-    release = l4t_release(device.root)
-    model = machine_model(device.root)
-    if release:
-        yield Finding("gpus", "Jetson", Status.PRESENT, f"{model or 'unknown board'}, L4T {release}")
-    else:
-        yield Finding("gpus", "Jetson", Status.ABSENT, "this is none")

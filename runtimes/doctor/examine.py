@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from nsn_edge.runtimes.doctor import engines, surroundings
+from nsn_edge.runtimes.doctor import engines, nvidia, surroundings
 from nsn_edge.runtimes.doctor.device import Device, one_line
 from nsn_edge.runtimes.doctor.findings import Diagnosis, Finding, Status
 from nsn_edge.runtimes.profiling.host import Host, describe_host
@@ -14,10 +14,11 @@ _Probe = Callable[[Device], Iterable[Finding]]
 _PROBES: tuple[tuple[str, str, _Probe], ...] = (
     ("engines", "onnxruntime", engines.onnxruntime),
     ("engines", "tokenizers", engines.tokenizers),
-    ("engines", "tensorrt", engines.tensorrt),
+    ("engines", "tensorrt", nvidia.tensorrt),
     ("gpus", "NVIDIA GPU", engines.gpus),
-    ("gpus", "NVML bindings", engines.nvml),
-    ("gpus", "Jetson", engines.jetson),
+    ("gpus", "CUDA libraries", nvidia.cuda_libraries),
+    ("gpus", "NVML", nvidia.nvml),
+    ("gpus", "Jetson", nvidia.jetson),
     ("sensors", "battery", surroundings.battery),
     ("sensors", "temperature", surroundings.thermal),
     ("sensors", "power rails", surroundings.rails),

@@ -81,11 +81,13 @@ def machine(device: Device) -> Iterable[Finding]:
         yield Finding("machine", "memory", Status.ABSENT, "the system does not say")
     else:
         enough = free_mb / 1e3 >= _LITTLE_MEMORY_GB
+        swap_mb = memory_mb(device.root, "SwapTotal")
+        swap = "" if swap_mb is None else f", swap {swap_mb / 1e3:.1f} GB"
         yield Finding(
             "machine",
             "memory",
             Status.PRESENT if enough else Status.FAULTY,
-            f"{free_mb / 1e3:.1f} of {total_mb / 1e3:.1f} GB available{'' if enough else ', which is little'}",
+            f"{free_mb / 1e3:.1f} of {total_mb / 1e3:.1f} GB available{swap}{'' if enough else ', which is little'}",
         )
     free_gb = device.disk_free() / 1e9
     enough = free_gb >= _LITTLE_DISK_GB

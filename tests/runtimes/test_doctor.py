@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sensor_tree import write_jetson
 
 from nsn_edge.runtimes.doctor import Device, Diagnosis, Finding, Status, examine
 
@@ -85,7 +86,7 @@ def test_a_bare_machine(tmp_path: Path) -> None:
 
 def test_a_jetson(tmp_path: Path) -> None:
     diagnosis = examine(device(tree(tmp_path, JETSON), "onnxruntime", has_module=lambda name: name == "tensorrt"))
-    assert named(diagnosis, "Jetson").detail == "NVIDIA Jetson Orin Nano Developer Kit, L4T 36.4.3"
+    assert named(diagnosis, "Jetson").detail == "NVIDIA Jetson Orin Nano Developer Kit, L4T 36.4.3 (JetPack 6.1 or 6.2)"
     assert named(diagnosis, "temperature").detail == "51.2 °C, throttles at 99.0 °C"
     assert named(diagnosis, "power rails").detail == "VDD_IN 6000 mW, VDD_GPU 0 mW"
     assert named(diagnosis, "tensorrt").status is Status.PRESENT
@@ -176,3 +177,54 @@ def test_this_machine_and_its_json() -> None:
         assert set(finding) == {"area", "name", "status", "detail", "gives", "install"}
         assert finding["status"] in {"present", "absent", "faulty"}
         assert finding["detail"]
+
+
+@pytest.mark.parametrize(
+    ("generation", "jetpack", "tensorrt", "libraries", "mode"),
+    [
+        (
+            5,
+            "L4T 35.4.1 (JetPack 5.1.2)",
+            "8.5.2.2",
+            "cudart 11.4.298, cudnn 8.6.0, nvinfer 8.5.2.2",
+            "MODE_15W_6CORE (2)",
+        ),
+        (6, "L4T 36.4.3 (JetPack 6.1 or 6.2)", "10.3.0", "cudart 12.6.68, cudnn 9.3.0, nvinfer 10.3.0", "MAXN (0)"),
+        (7, "L4T 38.2.0 (JetPack 7.0)", "10.13.3", "cudart 13.0.48, cudnn 9.12.0, nvinfer 10.13.3", "120W (1)"),
+    ],
+)
+def test_generations_of_jetpack(
+    tmp_path: Path, generation: int, jetpack: str, tensorrt: str, libraries: str, mode: str
+) -> None:
+    root = write_jetson(tmp_path, generation)
+    seen = examine(device(root, "onnxruntime", has_module=lambda name: name == "tensorrt"))
+    assert named(seen, "Jetson").detail.endswith(jetpack)
+    assert (named(seen, "tensorrt").status, named(seen, "tensorrt").detail) == (Status.PRESENT, tensorrt)
+    assert named(seen, "CUDA libraries").detail == libraries
+    assert named(seen, "CUDA driver").detail == "libcuda 1.1"
+    assert named(seen, "power mode").detail == mode
+    assert (named(seen, "NVML").status is Status.PRESENT) == (generation == 7)
+    assert named(seen, "tensorrt-rtx").install is None  # it is for cards
+    # A virtual environment that does not see the system's packages.
+    hidden = named(examine(device(root, "onnxruntime")), "tensorrt")
+    assert hidden.status is Status.FAULTY
+    assert hidden.detail.startswith(f"{tensorrt} is in /usr/lib/python3.")
+    assert "--system-site-packages" in (hidden.install or "")
+
+
+def test_a_jetson_with_little_installed(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        {**JETSON, "var/lib/nvpmodel/status": "pmode:0007\n", "etc/nv_tegra_release": "# R40 (release), REVISION: 1.0"},
+    )
+    diagnosis = examine(device(tmp_path, "onnxruntime"))
+    assert named(diagnosis, "Jetson").detail == "NVIDIA Jetson Orin Nano Developer Kit, L4T 40.1.0"  # a JetPack to come
+    assert named(diagnosis, "power mode").detail == "number 7"
+    assert named(diagnosis, "tensorrt").install == "sudo apt install python3-libnvinfer"
+    assert named(diagnosis, "CUDA driver").status is Status.FAULTY
+    assert named(diagnosis, "CUDA libraries").install == "sudo apt install nvidia-jetpack"
+
+
+def test_swap_is_told(tmp_path: Path) -> None:
+    tree(tmp_path, {"proc/meminfo": "MemTotal: 7500000 kB\nMemAvailable: 6000000 kB\nSwapTotal: 3900000 kB\n"})
+    assert named(examine(device(tmp_path, "onnxruntime")), "memory").detail == "6.1 of 7.7 GB available, swap 4.0 GB"

@@ -41,3 +41,58 @@ def _write(folder: Path, files: Mapping[str, object]) -> Path:
     for name, content in files.items():
         (folder / name).write_text(f"{content}\n")
     return folder
+
+
+def write_jetson(root: Path, generation: int) -> Path:
+    """What JetPack 5, 6 or 7 leaves on a board's disk, as far as it is looked at."""
+    release, board, python, tensorrt, cuda, cudnn, mode = {
+        5: (
+            "R35 (release), REVISION: 4.1",
+            "NVIDIA Jetson Xavier NX Developer Kit",
+            "3.8",
+            "8.5.2.2",
+            "11.4.298",
+            "8.6.0",
+            2,
+        ),
+        6: (
+            "R36 (release), REVISION: 4.3",
+            "NVIDIA Jetson Orin Nano Developer Kit",
+            "3.10",
+            "10.3.0",
+            "12.6.68",
+            "9.3.0",
+            0,
+        ),
+        7: (
+            "R38 (release), REVISION: 2.0",
+            "NVIDIA Jetson AGX Thor Developer Kit",
+            "3.12",
+            "10.13.3",
+            "13.0.48",
+            "9.12.0",
+            1,
+        ),
+    }[generation]
+    libraries = "usr/lib/aarch64-linux-gnu"
+    files = {
+        "etc/nv_tegra_release": f"# {release}, GCID: 41844464, BOARD: generic, EABI: aarch64, DATE: now",
+        "sys/firmware/devicetree/base/model": f"{board}\0",
+        "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=1 NAME=120W >\n"
+        "< POWER_MODEL ID=2 NAME=MODE_15W_6CORE >\n",
+        "var/lib/nvpmodel/status": f"pmode:{mode:04}",
+        f"usr/lib/python{python}/dist-packages/tensorrt/__init__.py": "",
+        f"usr/lib/python{python}/dist-packages/tensorrt-{tensorrt}.dist-info/METADATA": "",
+        f"{libraries}/libnvinfer.so.{tensorrt.split('.')[0]}": "",
+        f"{libraries}/libnvinfer.so.{tensorrt}": "",
+        f"{libraries}/libcudnn.so.{cudnn}": "",
+        f"usr/local/cuda/lib64/libcudart.so.{cuda}": "",
+        # The driver's own: where it is moved between generations.
+        f"{libraries}/{'tegra' if generation == 5 else 'nvidia'}/libcuda.so.1.1": "",
+    }
+    if generation == 7:
+        files[f"{libraries}/nvidia/libnvidia-ml.so.1"] = ""
+    for name, content in files.items():
+        path = root / name
+        _write(path.parent, {path.name: content})
+    return root
