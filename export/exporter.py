@@ -20,7 +20,14 @@ from nsn_edge.bundle.store import sha256_of
 from nsn_edge.checkpoint import ASSET_NAMES, Checkpoint
 from nsn_edge.errors import UsageError
 from nsn_edge.export.graph import Graph, nested_nodes, spec_of, truncated
-from nsn_edge.export.lowering import lower_bound, lower_gated, lower_masked, lower_sliced, lower_static
+from nsn_edge.export.lowering import (
+    lower_bound,
+    lower_bound_dense,
+    lower_gated,
+    lower_masked,
+    lower_sliced,
+    lower_static,
+)
 from nsn_edge.export.trace import trace
 from nsn_edge.export.weights import WeightStore, belongs_in_store
 from nsn_edge.ladder import RankLadder, Rung
@@ -127,6 +134,8 @@ def _write_graphs(
             jobs += [("static", rung, "dense" if rung.dense else f"rank-{rung.rank:03d}") for rung in ladder.rungs]
         else:
             jobs.append((form, None, form))
+        if form == "bound":
+            jobs += [("bound", rung, "bound-dense") for rung in ladder.rungs if rung.dense]
     factored = [rung.rank for rung in ladder.rungs if not rung.dense]
     if set(config.forms) == {"static"} and factored:
         graph = truncated(graph, ladder.layer_ranks(factored[-1]))
@@ -137,17 +146,19 @@ def _write_graphs(
     with WeightStore(folder, _in_megabytes(progress, total_mb)) as store:
         for done, (form, rung, stem) in enumerate(jobs):
             progress("export", done, len(jobs))
-            if rung is not None:
+            taken: tuple[BoundTensor, ...] = ()
+            if form == "bound":
+                model, taken = lower_bound(graph, store) if rung is None else lower_bound_dense(graph, store)
+                bound_tensors += taken
+            elif rung is not None:
                 model = lower_static(graph, rung, store, merge=config.merge)
             elif form == "gated":
                 model = lower_gated(graph, ladder, store, merge=config.merge)
-            elif form == "bound":
-                model, bound_tensors = lower_bound(graph, store)
             else:
                 model = lower_sliced(graph, store) if form == "sliced" else lower_masked(graph, store)
             file = folder / f"{stem}.onnx"
             outputs = tuple(spec_of(value) for value in model.graph.outputs)
-            weight_bytes = _referenced_bytes(model, bound_tensors if form == "bound" else ())
+            weight_bytes = _referenced_bytes(model, taken)
             ir.save(model, file)
             rank = None if rung is None else rung.rank
             artifacts.append(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nsn_edge.bundle import Bundle, MappedFactors
-from nsn_edge.bundle.manifest import FORMS_WITH_DENSE_RUNG, GRAPH_FORMS, RANK_INPUT, Artifact
+from nsn_edge.bundle.manifest import FORMS_OF_RUNGS, GRAPH_FORMS, RANK_INPUT, Artifact
 from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.errors import EngineError, UsageError, VerificationError
 from nsn_edge.export.reference import Batch, Case, Reference
@@ -129,7 +129,8 @@ def verify_bundle(
         progress("verify", len(checks), len(pairs))
         if artifact is not loaded:
             session, loaded = _open(bundle, artifact), artifact
-        dense = artifact.form in FORMS_WITH_DENSE_RUNG and Rung(rank, dense=True) in rungs
+        of_a_rung = artifact.form in FORMS_OF_RUNGS or artifact.rank is not None
+        dense = of_a_rung and Rung(rank, dense=True) in rungs
         cases = reference.at(rank, dense)
         extra = _extra_inputs(bundle, artifact, rank)
         outputs = (_run(session, artifact, {**case.feeds, **extra}, rank) for case in cases)
@@ -145,7 +146,7 @@ def _graphs(bundle: Bundle) -> list[Artifact]:
 
 
 def _ranks(bundle: Bundle, artifact: Artifact) -> list[int]:
-    """A static graph has its own; a dynamic one is checked at the rungs, at both ends and between."""
+    """The graph of one rung has its own; any other is checked at the rungs, at both ends and between."""
     if artifact.rank is not None:
         return [artifact.rank]
     top = bundle.manifest.ladder.max_rank
@@ -159,7 +160,10 @@ def _extra_inputs(bundle: Bundle, artifact: Artifact, rank: int) -> Batch:
     """What a form takes besides the model's inputs."""
     if artifact.form == "static":
         return {}
-    return MappedFactors(bundle).at(rank) if artifact.form == "bound" else {RANK_INPUT: np.array(rank, dtype=np.int64)}
+    if artifact.form == "bound":
+        weights = MappedFactors(bundle)
+        return weights.at(rank) if artifact.rank is None else weights.originals()
+    return {RANK_INPUT: np.array(rank, dtype=np.int64)}
 
 
 def _open(bundle: Bundle, artifact: Artifact) -> Any:

@@ -1,23 +1,23 @@
 """The other kind of store: one graph that serves every rank, so that all ranks are in memory at the price of one.
 
 gated, sliced, masked      the rank is an input of the graph
-bound                      the factors are: at each rank, prefixes of the mapped weights file
+bound                      the factors are: at each rank, prefixes of the mapped weights file (and at a dense rung,
+                           where a second graph takes over, the original weights)
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from nsn_edge.bundle import Bundle, MappedFactors, TensorSpec
+from nsn_edge.bundle import Bundle, MappedFactors
 from nsn_edge.bundle.manifest import RANK_INPUT
 from nsn_edge.errors import EngineError
 from nsn_edge.ladder import check_rank
 from nsn_edge.runtimes.engines.base import Array, Engine, LoadedGraph
-from nsn_edge.runtimes.engines.holding import Held, run_holding
+from nsn_edge.runtimes.engines.fixing import fix_inputs
 from nsn_edge.runtimes.residency import Lease
 
 _REMEMBERED_RANKS = 32
@@ -37,11 +37,11 @@ class RankInputs:
             BundleError: the weights cannot be mapped.
         """
         self._max_rank = bundle.manifest.ladder.max_rank
-        make = MappedFactors(bundle).at if form == "bound" else _rank_alone
+        make = _bound_inputs(bundle) if form == "bound" else _rank_alone
         self._at: Callable[[int], Mapping[str, Array]] = functools.lru_cache(maxsize=_REMEMBERED_RANKS)(make)
 
     def at(self, rank: int) -> Mapping[str, Array]:
-        """By name; not to be changed.
+        """By name, for `bundle.graph(rank, form)`; not to be changed.
 
         Raises:
             RankError: `rank` is outside `1..R`.
@@ -52,6 +52,15 @@ class RankInputs:
 
 def _rank_alone(rank: int) -> dict[str, Array]:
     return {RANK_INPUT: np.array(rank, dtype=np.int64)}
+
+
+def _bound_inputs(bundle: Bundle) -> Callable[[int], Mapping[str, Array]]:
+    factors = MappedFactors(bundle)
+
+    def at(rank: int) -> Mapping[str, Array]:
+        return factors.at(rank) if bundle.graph(rank, "bound").rank is None else factors.originals()
+
+    return at
 
 
 class RankInputStore:
@@ -69,12 +78,21 @@ class RankInputStore:
             BundleError: the weights cannot be mapped.
             EngineError: the graph cannot be loaded.
         """
-        artifact = bundle.graph(form=form)
-        self._inputs = RankInputs(bundle, form)
-        self._bytes = artifact.weight_bytes or 0
+        inputs = RankInputs(bundle, form)
         self._max_rank = bundle.manifest.ladder.max_rank
         self._current = self._max_rank
-        self._graph: LoadedGraph | None = engine.load(bundle.file(artifact))
+        every_rank = bundle.graph(None, form)
+        graphs: dict[int | None, LoadedGraph] = {None: engine.load(bundle.file(every_rank))}
+        dense = bundle.graph(self._max_rank, form)
+        if dense.rank is not None:
+            graphs[dense.rank] = engine.load(bundle.file(dense))
+        originals = sum(tensor.end - tensor.offset for tensor in bundle.manifest.bound_tensors if tensor.original)
+        self._bytes = (every_rank.weight_bytes or 0) + (originals if form == "bound" else 0)
+
+        def at(rank: int) -> LoadedGraph:
+            return fix_inputs(graphs.get(rank) or graphs[None], inputs.at(rank))
+
+        self._at: Callable[[int], LoadedGraph] | None = functools.lru_cache(maxsize=_REMEMBERED_RANKS)(at)
 
     @property
     def current(self) -> int:
@@ -100,46 +118,19 @@ class RankInputStore:
         return int(rank)
 
     def lease(self, rank: int | None) -> Lease:
-        graph = self._graph
-        if graph is None:
+        at = self._at
+        if at is None:
             raise EngineError("the session was closed")
         wanted = self._current if rank is None else rank
-        return Lease(wanted, _AtRank(graph, self._inputs.at(wanted)))
+        return Lease(wanted, at(wanted))
 
     def release(self, lease: Lease) -> None:
-        """Nothing is counted: the one graph is freed when the last lease forgets it."""
+        """Nothing is counted: a graph is freed when the last lease forgets it."""
 
     def make_current(self, rank: int) -> bool:
         self._current = rank
-        return self._graph is not None
+        return self._at is not None
 
     def close(self) -> None:
         # Dropped, not closed: a request may be inside it. Python frees it with the last lease.
-        self._graph = None
-
-
-@dataclass(frozen=True)
-class _AtRank:
-    """A graph that serves every rank, seen as the graph of one."""
-
-    graph: LoadedGraph
-    extra: Mapping[str, Array]
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return tuple(spec for spec in self.graph.inputs if spec.name not in self.extra)
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self.graph.outputs
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return self.graph.run({**inputs, **self.extra})
-
-    def run_holding(
-        self, inputs: Mapping[str, Array], held: Mapping[str, Held], hold: Collection[str]
-    ) -> tuple[dict[str, Array], dict[str, Held]]:
-        return run_holding(self.graph, {**inputs, **self.extra}, held, hold)
-
-    def close(self) -> None:
-        self.graph.close()
+        self._at = None

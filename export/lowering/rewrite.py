@@ -14,7 +14,7 @@ from onnx_ir.passes.common import (
 from onnx_ir.tape import Tape
 
 from nsn_edge.errors import ExportError
-from nsn_edge.export.graph import Graph, NestedNode, is_nested_linear, take_apart
+from nsn_edge.export.graph import Graph, NestedNode, is_nested_linear, take_apart, transposed
 from nsn_edge.export.weights import WeightStore, belongs_in_store, shape_of
 
 _IR_VERSION = 8
@@ -134,6 +134,21 @@ def name_of(value: ir.Value) -> str:
     """The name of a value that has one."""
     assert value.name is not None
     return value.name
+
+
+def original_weight(nested: NestedNode) -> tuple[str, ir.TensorProtocol]:
+    """The name and the data of a layer's dense weight as the store has it: `[d_in, d_out]`, as `MatMul` reads it. It
+    has no prefix to keep, so nothing is left for the runtime to fold.
+
+    Raises:
+        ExportError: the dense weights were not kept.
+    """
+    if nested.weight is None:
+        raise ExportError(
+            f"the dense rung needs the original weight of {nested.layer!r}, which was not kept",
+            "adapt again with the dense weights kept, or export without the dense rung",
+        )
+    return f"{name_of(nested.weight)}.T", transposed(tensor_of(nested.weight))
 
 
 def add_bias(tape: Tape, product: ir.Value, bias: ir.Value | None) -> ir.Value:

@@ -16,9 +16,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from nsn_edge.errors import ExportError
-from nsn_edge.export.graph import Graph, NestedNode, transposed
-from nsn_edge.export.lowering.rewrite import Rewriter, add_bias, name_of, tensor_of
+from nsn_edge.export.graph import Graph, NestedNode
+from nsn_edge.export.lowering.rewrite import Rewriter, add_bias, name_of, original_weight, tensor_of
 from nsn_edge.export.weights import WeightStore
 from nsn_edge.ladder import Rung
 
@@ -59,11 +58,5 @@ def lower_static(graph: Graph, rung: Rung, store: WeightStore, *, merge: bool = 
 
 
 def _dense(rewriter: Rewriter, tape: Tape, nested: NestedNode) -> ir.Value:
-    if nested.weight is None:
-        raise ExportError(
-            f"the dense rung needs the original weight of {nested.layer!r}, which was not kept",
-            "adapt again with the dense weights kept, or export without the dense rung",
-        )
-    # Stored as MatMul wants it, [d_in, d_out]: a dense weight has no prefix to keep, so nothing is left to fold.
-    weight = rewriter.stored(f"{name_of(nested.weight)}.T", transposed(tensor_of(nested.weight)))
+    weight = rewriter.stored(*original_weight(nested))
     return add_bias(tape, tape.op("MatMul", [nested.x, weight]), nested.bias)

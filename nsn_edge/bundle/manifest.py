@@ -20,10 +20,11 @@ SCHEMA_VERSION = 1
 
 GRAPH_FORMS = ("static", "gated", "bound", "sliced", "masked")
 """`static`: one graph per rung. `gated`, `sliced`, `masked`: one graph with an int64 scalar input `rank`. `bound`: one
-graph whose factors are inputs, see `BoundTensor`."""
+graph whose factors are inputs, and for a dense top rung another whose inputs are the original weights, see
+`BoundTensor`."""
 
-FORMS_WITH_DENSE_RUNG = ("static", "gated")
-"""Forms that hold the rungs' own graphs, so at a dense top rung the original weights; the others hold factors alone."""
+FORMS_OF_RUNGS = ("static", "gated")
+"""Forms that hold the rungs' own graphs, where layers may be merged and a dense top rung is the original."""
 
 RANK_INPUT = "rank"
 """The name of the rank input of `gated`, `sliced` and `masked`."""
@@ -71,7 +72,7 @@ class Artifact:
     form: str | None = None
     """For graphs: one of `GRAPH_FORMS`."""
     rank: int | None = None
-    """For `static` graphs: the rung's rank."""
+    """For `static` graphs, and for the `bound` graph of the original weights: the rung's rank."""
     precision: str | None = None
     """For graphs: the precision of the weights, `fp32` or `fp16`."""
     weight_bytes: int | None = None
@@ -89,8 +90,8 @@ class Artifact:
         rank = _get_optional(data, "rank", int)
         if kind == "graph" and form not in GRAPH_FORMS:
             raise BundleError(f"{path} has the unknown form {form!r}", f"this version knows {', '.join(GRAPH_FORMS)}")
-        if kind == "graph" and (form == "static") != (rank is not None):
-            raise BundleError(f"{path}: a static graph has a rank, the others have none")
+        if kind == "graph" and form != "bound" and (form == "static") != (rank is not None):
+            raise BundleError(f"{path}: a static graph has a rank, a graph of the form {form} has none")
         sha256 = _get(data, "sha256", str)
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
             raise BundleError(f"{path}: {sha256!r} is not a SHA-256 in hexadecimal")
@@ -111,8 +112,8 @@ class Artifact:
 
 @dataclass(frozen=True)
 class BoundTensor:
-    """A factor in the weights file that the graph of form `bound` takes as an input: at layer rank `r`, its first `r`
-    rows."""
+    """A matrix in the weights file that a graph of form `bound` takes as an input: of a factor, at layer rank `r`, its
+    first `r` rows; of an original weight everything."""
 
     name: str
     """Of the graph's input."""
@@ -123,7 +124,9 @@ class BoundTensor:
     dtype: str
     """numpy's name."""
     shape: tuple[int, int]
-    """`[full layer rank, features]`, row-major."""
+    """`[full layer rank, features]`, row-major; of an original weight `[d_in, d_out]`."""
+    original: bool = False
+    """Whether it is a layer's original weight, for the graph of the dense rung, and not a factor."""
 
     @property
     def end(self) -> int:
@@ -139,7 +142,10 @@ class BoundTensor:
             raise BundleError(f"the manifest has a bad shape {list(spec.shape)} for the factor {spec.name!r}")
         if np.dtype(spec.dtype).kind != "f":
             raise BundleError(f"the factor {spec.name!r} cannot be {spec.dtype}")
-        return cls(spec.name, _get(data, "layer", str), _get(data, "offset", int), spec.dtype, (rows, features))
+        original = bool(_get_optional(data, "original", bool))
+        return cls(
+            spec.name, _get(data, "layer", str), _get(data, "offset", int), spec.dtype, (rows, features), original
+        )
 
 
 @dataclass(frozen=True)
@@ -198,23 +204,34 @@ class Manifest:
         paths = [artifact.path for artifact in self.artifacts]
         if len(set(paths)) != len(paths):
             raise BundleError("the manifest names a file twice")
-        ranks = {a.rank for a in self.artifacts if a.form == "static" and a.rank is not None}
+        ranks = {artifact.rank for artifact in self.artifacts if artifact.rank is not None}
         if strays := sorted(ranks - set(self.ladder.ranks)):
             raise BundleError(f"the manifest has graphs at ranks without a rung: {strays}")
         self._check_bound_tensors()
 
     def _check_bound_tensors(self) -> None:
         """These become pointers into a mapped file, so each must lie inside it, aligned, and be as its layer says."""
-        if bool(self.bound_tensors) != any(artifact.form == "bound" for artifact in self.artifacts):
-            raise BundleError("the manifest must describe the factors of a bound graph, and of no other")
+        ranks = [artifact.rank for artifact in self.artifacts if artifact.form == "bound"]
+        for original in (False, True):
+            if any(tensor.original == original for tensor in self.bound_tensors) != any(
+                (rank is not None) == original for rank in ranks
+            ):
+                raise BundleError("the manifest must describe the weights that its bound graphs take, and no others")
+        if any(rank is not None and not self.ladder.rung(rank).dense for rank in ranks):
+            raise BundleError("the manifest has a bound graph of a rung that is not the dense one")
         weights_bytes = sum(artifact.size_bytes for artifact in self.artifacts if artifact.kind == "weights")
-        curves = {layer.name: layer.curve for layer in self.ladder.layers}
+        layers = {layer.name: layer for layer in self.ladder.layers}
         names = {spec.name for spec in self.inputs}
         for tensor in self.bound_tensors:
             if tensor.name in names:
                 raise BundleError(f"the manifest names the input {tensor.name!r} twice")
             names.add(tensor.name)
-            if tensor.layer not in curves or tensor.shape[0] != curves[tensor.layer].full_rank:
+            layer = layers.get(tensor.layer)
+            if layer is None or not (
+                tensor.shape == (layer.d_in, layer.d_out)
+                if tensor.original
+                else tensor.shape[0] == layer.curve.full_rank
+            ):
                 raise BundleError(f"the factor {tensor.name!r} does not fit the layer {tensor.layer!r} of the ladder")
             if tensor.offset % np.dtype(tensor.dtype).itemsize or not 0 <= tensor.offset < tensor.end <= weights_bytes:
                 raise BundleError(f"the factor {tensor.name!r} is misaligned or leads out of the weights file")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nsn_edge.atomic import atomic_write_bytes
-from nsn_edge.bundle.manifest import Artifact, Manifest
+from nsn_edge.bundle.manifest import FORMS_OF_RUNGS, Artifact, Manifest
 from nsn_edge.errors import BundleError, UsageError
 from nsn_edge.ladder import check_rank
 from nsn_edge.progress import Progress, silent
@@ -130,7 +130,8 @@ class Bundle:
         return file
 
     def graph(self, rank: int | None = None, form: str = "static") -> Artifact:
-        """The graph of a rung (`form="static"`) or the one that serves every rank (the other forms).
+        """The graph of a rung (`form="static"`) or the one that serves this rank (the other forms: the same for all,
+        but for `bound`, which has one of its own for a dense rung).
 
         Raises:
             RankError: the rank is outside `1..R` or has no rung.
@@ -138,14 +139,25 @@ class Bundle:
         """
         if form == "static":
             self.manifest.ladder.rung(self._known_rank(rank))
-        for artifact in self.manifest.artifacts:
-            if artifact.kind == "graph" and artifact.form == form and (form != "static" or artifact.rank == rank):
-                return artifact
+        graphs = {item.rank: item for item in self.manifest.artifacts if item.kind == "graph" and item.form == form}
+        found = graphs.get(rank) or graphs.get(None)
+        if found is not None:
+            return found
         forms = sorted({artifact.form or "" for artifact in self.manifest.artifacts if artifact.kind == "graph"})
         raise UsageError(
             f"{self.path} holds no {form} graph" + (f" at rank {rank}" if form == "static" else ""),
             f"it holds {', '.join(forms) or 'no graphs'}; export it with --form {form}",
         )
+
+    def answers_as_original(self, rank: int, form: str) -> bool:
+        """Whether a form answers at a rung with the original weights.
+
+        Raises:
+            RankError: the rank has no rung.
+            UsageError: the bundle was exported without that form.
+        """
+        dense = self.manifest.ladder.rung(rank).dense
+        return dense and (form in FORMS_OF_RUNGS or self.graph(rank, form).rank is not None)
 
     def _known_rank(self, rank: int | None) -> int:
         if rank is None:

@@ -178,6 +178,8 @@ class OnnxRuntimeEngine:
             options.add_session_config_entry("session.disable_prepacking", "1")
             # A folded constant is a copy, of each factor transposed; unfolded, the product reads the rows themselves.
             options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
+            # An arena keeps each graph's largest activations for good; freed, all graphs use the same memory in turn.
+            options.enable_cpu_mem_arena = False
         return options
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from nsn_edge.bundle import TensorSpec
 from nsn_edge.errors import EngineError
-from nsn_edge.runtimes.engines.base import Array, check_inputs
+from nsn_edge.runtimes.engines.base import Array, LoadedGraph, check_inputs
+from nsn_edge.runtimes.engines.fixing import WithFixedInputs
 from nsn_edge.runtimes.engines.holding import Held, HeldArray
 
 _CHECK_VALUES = "are the ids within the vocabulary, and is the input as long as the model takes?"
@@ -45,6 +46,11 @@ class OnnxRuntimeGraph:
         self._inputs = tuple(_spec(name, node) for node in session.get_inputs())
         self._outputs = tuple(_spec(name, node) for node in session.get_outputs())
         self._output_names = [spec.name for spec in self._outputs]
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self._name
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -106,10 +112,82 @@ class OnnxRuntimeGraph:
         returned = {name: value.numpy() for name, value in outputs.items() if name not in hold}
         return returned, {name: value for name, value in outputs.items() if name in hold}
 
+    def fix_inputs(self, fixed: Mapping[str, Array]) -> LoadedGraph:
+        """As the function `fix_inputs`: on the CPU bound once, which for the 70 factors of a small encoder takes a
+        tenth of its inference.
+
+        Raises:
+            EngineError: one of them does not fit, or the graph was closed.
+        """
+        if self._device[0] != "cpu":
+            return WithFixedInputs(self, fixed)
+        check_inputs(self._name, tuple(spec for spec in self._inputs if spec.name in fixed), fixed)
+        if self._session is None:
+            raise EngineError(f"{self._name} was closed")
+        return _BoundInputs(self, {name: np.asarray(array, order="C") for name, array in fixed.items()})
+
+    def run_bound(self, binding: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run with a binding that holds the other inputs.
+
+        Raises:
+            EngineError: the graph was closed, or onnxruntime failed.
+        """
+        session = self._session
+        if session is None:
+            raise EngineError(f"{self._name} was closed")
+        arrays = {name: np.asarray(array, order="C") for name, array in inputs.items()}  # the binding owns none
+        try:
+            for name, array in arrays.items():
+                binding.bind_cpu_input(name, array)
+            for name in self._output_names:
+                binding.bind_output(name)
+            session.run_with_iobinding(binding)
+            outputs = dict(zip(self._output_names, (value.numpy() for value in binding.get_outputs()), strict=True))
+            binding.clear_binding_outputs()
+        except Exception as error:  # onnxruntime's exceptions share no narrower base
+            raise EngineError(
+                f"onnxruntime failed while running {self._name}: {first_line(error)}", _CHECK_VALUES
+            ) from error
+        return outputs
+
+    def binding(self, fixed: Mapping[str, Array]) -> Any:
+        """A binding that holds these inputs.
+
+        Raises:
+            EngineError: the graph was closed.
+        """
+        session = self._session
+        if session is None:
+            raise EngineError(f"{self._name} was closed")
+        binding = session.io_binding()
+        for name, array in fixed.items():
+            binding.bind_cpu_input(name, array)
+        return binding
+
     def close(self) -> None:
         """Free the session's memory."""
         self._session = None
         self._weights = ()  # after the session, which reads them
+
+
+class _BoundInputs(WithFixedInputs):
+    """Bindings that hold the fixed inputs, one for each call under way at a time, used again and again."""
+
+    graph: OnnxRuntimeGraph
+
+    def __init__(self, graph: OnnxRuntimeGraph, fixed: Mapping[str, Array]) -> None:
+        super().__init__(graph, fixed)
+        self._idle: list[Any] = []  # `pop` and `append` are atomic
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        check_inputs(self.graph.name, self._inputs, inputs)
+        try:
+            binding = self._idle.pop()
+        except IndexError:
+            binding = self.graph.binding(self.fixed)
+        outputs = self.graph.run_bound(binding, inputs)  # after a failure the binding is left to be freed
+        self._idle.append(binding)
+        return outputs
 
 
 def _spec(graph: str, node: Any) -> TensorSpec:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from nsn_edge.bundle import Bundle
-from nsn_edge.bundle.manifest import FORMS_WITH_DENSE_RUNG, GRAPH_FORMS
+from nsn_edge.bundle.manifest import FORMS_OF_RUNGS, GRAPH_FORMS
 from nsn_edge.errors import UsageError
 from nsn_edge.ladder import RankLadder
 from nsn_edge.progress import Progress, silent
 from nsn_edge.runtimes.dynamic import RankInputs
-from nsn_edge.runtimes.engines import Engine, LoadedGraph
+from nsn_edge.runtimes.engines import Engine, LoadedGraph, fix_inputs
 from nsn_edge.runtimes.profiling.host import Host, describe_host
 from nsn_edge.runtimes.profiling.inputs import PAST_LENGTH, Inputs, synthesise_inputs, vocabulary_size
 from nsn_edge.runtimes.profiling.measure import Clock, MeasureSettings, measure
@@ -158,14 +158,15 @@ def _load(
     engine.load(bundle.file(bundle.graph(ranks[0], form))).close()
     calls: dict[int, Callable[[], object]] = {}
     load_ms: dict[int, float] = {}
-    graph: LoadedGraph | None = None
+    graphs: dict[Path, tuple[LoadedGraph, float]] = {}
     extra = None if form == "static" else RankInputs(bundle, form)
     for done, rank in enumerate(ranks, start=1):
-        if graph is None or form == "static":
-            graph, took_ms = _timed_load(engine, bundle.file(bundle.graph(rank, form)), clock)
-            loaded.callback(graph.close)
-        load_ms[rank] = took_ms
-        calls[rank] = _call(graph, inputs if extra is None else {**inputs, **extra.at(rank)})
+        file = bundle.file(bundle.graph(rank, form))
+        if file not in graphs:
+            graphs[file] = _timed_load(engine, file, clock)
+            loaded.callback(graphs[file][0].close)
+        graph, load_ms[rank] = graphs[file]
+        calls[rank] = _call(graph if extra is None else fix_inputs(graph, extra.at(rank)), inputs)
         progress("load", done, len(ranks))
     return calls, load_ms
 
@@ -185,8 +186,8 @@ def _rung(
 ) -> RungProfile:
     ladder = bundle.manifest.ladder
     rung = ladder.rung(rank)
-    # The other forms hold factors alone: at the top rank too, where the ladder's rung may be the original.
-    dense = rung.dense and settings.form in FORMS_WITH_DENSE_RUNG
+    # Other forms hold factors alone: at the top rank too, where the ladder's rung may be the original.
+    dense = bundle.answers_as_original(rank, settings.form)
     macs = _macs(ladder, rank, dense, settings.form)
     latency = LatencyStats.from_samples(samples_ms)
     batch_size = settings.sizes["batch_size"]
@@ -207,7 +208,7 @@ def _macs(ladder: RankLadder, rank: int, dense: bool, form: str) -> int:
     graph computes the full rank whatever is asked."""
     if dense:
         return ladder.dense_macs
-    if form in FORMS_WITH_DENSE_RUNG:
+    if form in FORMS_OF_RUNGS:
         return ladder.macs(rank)
     return sum(
         (layer.curve.full_rank if form == "masked" else layer.curve(rank)) * (layer.d_in + layer.d_out)

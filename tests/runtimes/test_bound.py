@@ -20,7 +20,7 @@ from nsn_edge.errors import BundleError, EngineError, RankError
 from nsn_edge.export.exporter import ExportConfig, export_bundle
 from nsn_edge.export.trace import trace_module
 from nsn_edge.layers import at_dense, at_rank
-from nsn_edge.runtimes.engines import OnnxRuntimeEngine
+from nsn_edge.runtimes.engines import OnnxRuntimeEngine, fix_inputs
 from nsn_edge.runtimes.profiling import MeasureSettings, ProfileSettings, profile_bundle
 from nsn_edge.runtimes.session import EdgeSession
 
@@ -46,7 +46,7 @@ def bundle(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Bundle
 
 
 def wanted(model: nn.Module, rank: int, form: str) -> np.ndarray:
-    dense = form == "gated" and rank == TOP
+    dense = rank == TOP and form != "sliced"
     with at_dense(model) if dense else at_rank(model, rank), torch.no_grad():
         return model(torch.from_numpy(X)).numpy()
 
@@ -61,7 +61,8 @@ def test_a_session_answers_at_every_rank(model: nn.Module, bundle: Bundle, form:
             np.testing.assert_allclose(answer.outputs["y"], wanted(model, rank, form), atol=1e-5)
         assert not session.switch(5).result().cold
         np.testing.assert_allclose(session.run({"input": X}).outputs["y"], wanted(model, 5, form), atol=1e-5)
-        assert session.resident_bytes == bundle.graph(form=form).weight_bytes
+        originals = sum(w.nbytes for w in MappedFactors(bundle).originals().values()) if form == "bound" else 0
+        assert session.resident_bytes == (bundle.graph(form=form).weight_bytes or 0) + originals
 
 
 def test_static_rungs_answer_alike_when_they_share_the_mapped_weights(model: nn.Module, bundle: Bundle) -> None:
@@ -96,6 +97,54 @@ def test_requests_at_many_ranks_at_once_keep_apart(model: nn.Module, bundle: Bun
         np.testing.assert_allclose(found, wanted(model, rank, "bound"), atol=1e-5)
 
 
+def test_full_power_is_the_original(model: nn.Module, bundle: Bundle) -> None:
+    """The factors of full rank give the same up to rounding, so what differs must be looked for in the graph."""
+    graph = bundle.graph(TOP, "bound")
+    assert graph.rank == TOP
+    assert bundle.graph(TOP - 1, "bound").rank is None
+    weights = MappedFactors(bundle).originals()
+    loaded = OnnxRuntimeEngine().load(bundle.file(graph))
+    assert {spec.name for spec in loaded.inputs} == {"input", *weights}
+    (first, second) = (weights[f"{layer}.weight.T"] for layer in ("0", "2"))
+    np.testing.assert_array_equal(first.T, model[0].weight.detach().numpy())
+    np.testing.assert_array_equal(second.T, model[2].weight.detach().numpy())
+
+
+def test_inputs_fixed_once_serve_calls_from_many_threads(model: nn.Module, bundle: Bundle) -> None:
+    loaded = OnnxRuntimeEngine().load(bundle.file(bundle.graph(form="bound")))
+    fixed = fix_inputs(loaded, MappedFactors(bundle).at(5))
+    assert [spec.name for spec in fixed.inputs] == ["input"]
+    questions = [np.random.default_rng(n).normal(size=(n, 20)).astype(np.float32) for n in range(1, 5)]
+    with at_rank(model, 5), torch.no_grad():
+        expected = [model(torch.from_numpy(x)).numpy() for x in questions]
+    right: list[bool] = []
+
+    def ask(index: int) -> None:
+        x = questions[index]
+        right.extend(np.allclose(fixed.run({"input": x})["y"], expected[index], atol=1e-5) for _ in range(50))
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(right) == 200
+    assert all(right)
+
+
+def test_an_input_that_cannot_be_fixed_is_refused_at_once(bundle: Bundle) -> None:
+    loaded = OnnxRuntimeEngine().load(bundle.file(bundle.graph(form="bound")))
+    factors = MappedFactors(bundle).at(5)
+    with pytest.raises(EngineError, match=r"'0\.A' of bound\.onnx is float64"):
+        fix_inputs(loaded, {**factors, "0.A": factors["0.A"].astype(np.float64)})
+    fixed = fix_inputs(loaded, factors)
+    with pytest.raises(EngineError, match="has no input"):
+        fixed.run({"input": X, "0.A": factors["0.A"]})
+    loaded.close()
+    with pytest.raises(EngineError, match="was closed"):
+        fixed.run({"input": X})
+
+
 def test_prefixes_are_views_of_one_mapping(bundle: Bundle) -> None:
     factors = MappedFactors(bundle)
     low, high = factors.at(2), factors.at(TOP)
@@ -119,7 +168,7 @@ def test_a_profile_of_each_form(bundle: Bundle) -> None:
     for form in ("bound", "gated"):
         profile = profile_bundle(bundle, OnnxRuntimeEngine(), ProfileSettings(form=form, measure=few))
         assert [rung.rank for rung in profile.rungs] == [3, 8, TOP]
-        assert profile.rungs[-1].dense == (form == "gated")
+        assert profile.rungs[-1].dense
 
 
 @pytest.mark.parametrize(

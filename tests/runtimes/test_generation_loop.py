@@ -26,7 +26,7 @@ from nsn_edge.runtimes.generation.generator import left_padded
 from nsn_edge.runtimes.session import EdgeSession
 
 VOCABULARY, POSITIONS = 96, 48
-FORMS = ("static", "gated", "bound", "sliced")
+FORMS = ("static", "gated", "bound", "sliced", "masked")
 PROMPTS = ([5, 6, 7, 8, 9, 10], [3], [11, 12, 13])
 LLAMA = LlamaConfig(
     vocab_size=VOCABULARY,
