@@ -6,6 +6,7 @@ weight that is not finite is refused then, so that the last good state stays the
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from nsn_edge.errors import TrainingError
+from nsn_edge.errors import MissingDependencyError, TrainingError
 from nsn_edge.progress import Progress
 from nsn_edge.training import saving
+
+if importlib.util.find_spec("accelerate") is None:  # transformers would say so in a paragraph, and only later
+    raise MissingDependencyError("accelerate", "train", "training")
 
 _LESS = "lower the learning rate, or look for odd values in the data"
 

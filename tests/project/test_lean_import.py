@@ -21,7 +21,7 @@ TRAINING = {"torch", "transformers", "onnx", "onnx_ir", "optimum", "safetensors"
 ENGINE = {"onnxruntime", "tokenizers", "tensorrt", "tensorrt_rtx", "cuda"}
 TORCH_ROOMS = {
     *("adaptation", "calibration", "checkpoint", "convert", "demo", "evaluation", "export", "factorize", "layers"),
-    *("verification",),
+    *("training", "verification"),
 }
 """Modules of the package, by their first name, that may import torch; `pretrained` imports it when called."""
 
@@ -118,6 +118,7 @@ def test_the_device_verbs_work_without_the_training_libraries(tmp_path: Path) ->
     ("line", "absent", "extra"),
     [
         (("adapt", "model", "-o", "out"), TRAINING, "export"),
+        (("train", "checkpoint", "-o", "out", "--data", "texts.txt"), {"accelerate"}, "train"),
         (("export", "checkpoint", "-o", "out"), TRAINING, "export"),
         (("verify", "text", "checkpoint"), TRAINING, "export"),
         (("profile", "text"), ENGINE, "ort"),
