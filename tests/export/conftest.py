@@ -68,3 +68,27 @@ def bert_batches() -> list[dict[str, np.ndarray]]:
             }
         )
     return batches
+
+
+@pytest.fixture(scope="session")
+def wide_checkpoint() -> Checkpoint:
+    """One layer, and ranks up to 128: enough for weights to count beside an engine's kernels."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=512,
+        max_position_embeddings=32,
+    )
+    model = BertModel(config, add_pooling_layer=False).eval()
+    nsnify_(model, NSNConfig(method="svd"))
+    return Checkpoint(model=model, task=TaskSpec("feature-extraction", "mean", True, 32), name="wide", provenance={})
+
+
+@pytest.fixture(scope="session")
+def wide_bundle(wide_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Rungs 40, factored, 120, past the break-even of every layer, and 128, dense; forms static and sliced."""
+    config = ExportConfig(fractions=(), ranks=(40, 120), forms=("static", "sliced"))
+    return export_bundle(wide_checkpoint, tmp_path_factory.mktemp("wide") / "bundle", config)
