@@ -183,7 +183,7 @@ def nvml(device: Device) -> Iterable[Finding]:
         "gpus",
         "NVML",
         Status.PRESENT if library else Status.ABSENT,
-        f"libnvidia-ml {library}" if library else "no libnvidia-ml; few Jetson boards have a useful one",
+        f"libnvidia-ml {library}" if library else "no libnvidia-ml",
         gives,
     )
     yield Finding(

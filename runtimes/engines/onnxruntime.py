@@ -57,8 +57,8 @@ class OnnxRuntimeEngine:
     """Passed to the asked provider as they are (`device_id`, `trt_fp16_enable`, ...); they win over what this engine
     adds."""
     shapes: Mapping[str, Range] = field(default_factory=dict)
-    """With `tensorrt`: the least, usual and largest size of each named dimension, and of `rank`; see `usual_shapes`.
-    Without them, engines are built anew for shapes that no input had before."""
+    """With `tensorrt`: the least, usual and largest size of each named dimension, and of `rank`. By default
+    `usual_shapes` of the bundle: up to 8 sequences of up to 512 tokens, every rank from the lowest rung on."""
     engine_cache: Path | None = None
     """With `tensorrt`: where engines are kept; in `engines/` beside the graph by default."""
     _weights: dict[tuple[str, int], DeviceWeights] = field(default_factory=dict, init=False, repr=False, compare=False)

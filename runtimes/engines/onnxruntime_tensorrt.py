@@ -27,11 +27,12 @@ Range = tuple[int, int, int]
 """The least, the usual and the largest."""
 
 _BOUNDS = ("min", "opt", "max")
+_BATCH = 8
 _SEQUENCE = 128
 _LONGEST = 512
 
 
-def usual_shapes(manifest: Manifest, batch_size: int = 1) -> dict[str, Range]:
+def usual_shapes(manifest: Manifest, batch_size: int = _BATCH) -> dict[str, Range]:
     """Ranges of the dimensions of a bundle: up to `batch_size` sequences of up to the model's length (512 tokens where
     it is longer or unknown), a cache of as many, and every rank from the lowest rung on."""
     ladder = manifest.ladder
@@ -49,7 +50,8 @@ def tensorrt_options(graph_path: Path, shapes: Mapping[str, Range], cache: Path 
 
     Args:
         graph_path: of the graph.
-        shapes: of each named dimension, and of `rank`; empty for engines that follow the inputs.
+        shapes: of each named dimension, and of `rank`; if empty, those of `usual_shapes` for the bundle that the graph
+            lies in, and for a graph outside a bundle none: its engine follows the inputs.
         cache: where engines are kept; beside the graph by default.
         version: of onnxruntime.
 
@@ -57,8 +59,10 @@ def tensorrt_options(graph_path: Path, shapes: Mapping[str, Range], cache: Path 
         UsageError: a dimension of the graph has no range, or one that makes no sense.
         EngineError: the graph cannot be read, or the cache cannot be written.
     """
+    manifest = _manifest_beside(graph_path)
+    shapes = shapes or (usual_shapes(manifest) if manifest else {})
     root = graph_path.parent / ENGINES_FOLDER if cache is None else cache
-    folder = root / f"onnxruntime-{version}-{_content_key(graph_path)[:16]}"
+    folder = root / f"onnxruntime-{version}-{_content_key(graph_path, manifest)[:16]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,12 +114,20 @@ def _size(name: str, shapes: Mapping[str, Range], bound: int, graph: str) -> int
     return total
 
 
-def _content_key(graph_path: Path) -> str:
+def _manifest_beside(graph_path: Path) -> Manifest | None:
+    """Of the bundle that a graph lies in; None outside of one."""
+    try:
+        return Manifest.from_json(json.loads((graph_path.parent / "manifest.json").read_bytes()))
+    except (OSError, ValueError, RecursionError, NsnEdgeError):
+        return None
+
+
+def _content_key(graph_path: Path, manifest: Manifest | None) -> str:
     """Of the bundle, by the hashes in its manifest; of a graph outside a bundle, by its bytes and how old and large its
     weights are."""
-    try:
-        key = bundle_hash(Manifest.from_json(json.loads((graph_path.parent / "manifest.json").read_bytes())))
-    except (OSError, ValueError, RecursionError, NsnEdgeError):
+    if manifest is not None:
+        key = bundle_hash(manifest)
+    else:
         key = hashlib.sha256(graph_path.read_bytes()).hexdigest()
         for file in sorted({tensor.file for tensor in external_tensors(graph_path)}):
             stat = file.stat()

@@ -226,6 +226,16 @@ def test_the_engine_asks_for_both_caches_and_the_profile(
     assert options["trt_fp16_enable"] == "True"
 
 
+def test_without_ranges_those_of_the_bundle_are_taken(text_bundle: TinyBundle) -> None:
+    graph = text_bundle[0] / "sliced.onnx"
+    usual = usual_shapes(Bundle.open(text_bundle[0]).manifest)
+    options = tensorrt_options(graph, {}, None, "1.0")
+    assert options == tensorrt_options(graph, usual, None, "1.0")
+    assert options["trt_profile_max_shapes"] == "input_ids:8x8,attention_mask:8x8,rank:16"
+    (text_bundle[0] / "manifest.json").unlink()
+    assert "trt_profile_max_shapes" not in tensorrt_options(graph, {}, None, "1.0")
+
+
 def test_engines_of_other_weights_are_kept_apart(tiny_bundle: TinyBundle, tmp_path: Path) -> None:
     path = tiny_bundle[0]
 
