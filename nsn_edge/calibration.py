@@ -268,10 +268,12 @@ def _by_module(modules: Mapping[str, nn.Module], sums: Mapping[tuple[str, ...], 
 
 
 def _in_features(module: nn.Module) -> int:
-    """Of a module that nothing reached: a Linear says so, a Conv1D has `[d_in, d_out]`."""
+    """Without an input to look at: linear and nested layers say so, a Conv1D has `[d_in, d_out]`."""
+    if isinstance(features := getattr(module, "in_features", None), int):
+        return features
     weight = module.weight
     assert isinstance(weight, Tensor)
-    return int(weight.shape[1] if isinstance(module, nn.Linear) else weight.shape[0])
+    return int(weight.shape[0])
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

@@ -18,6 +18,7 @@ VERBS = {
     "demo": "the main job on a real model, start to report",
     "adapt": "cut a pre-trained model into nested factors",
     "train": "train every rank of a checkpoint",
+    "eval": "what every rank keeps, measured and foretold",
     "export": "write a bundle: every rung, one weights file",
     "verify": "compare every rung and form with torch",
     "build": "TensorRT engines of a bundle, on the device or ahead of time",

@@ -1,0 +1,162 @@
+"""The frontier as one SVG file that stands alone: quality against FLOPs, against measured latency, and the energy.
+
+quality                      quality                    energy
+  |        __o---o  o rung     |       o---o              |   .---------
+  |    o·´    · between        |   o´                     |  /
+  | ,´ - - - predicted         |                          | /
+  +------------- FLOPs         +---------- ms             +----------- rank
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nsn_edge.errors import NsnEdgeError
+from nsn_edge.report.axes import Frame, Scale, tick_labels, ticks, x_axis, y_axis
+from nsn_edge.report.markup import Markup, el
+from nsn_edge.report.views import percent
+
+_PANEL_WIDTH, _HEIGHT = 460, 350
+_TOP, _BOTTOM = 40, 296
+_STYLE = """
+svg{--paper:#fff;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--mark:#2676be;--told:#b3541e;background:var(--paper)}
+@media(prefers-color-scheme:dark){svg{--paper:#14171b;--ink:#e8eaed;--soft:#a0a9b4;--line:#363d46;--mark:#68b2f4;
+--told:#f0a060}}
+text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif;fill:var(--ink)}
+.tick,.title,.aside{fill:var(--soft)}.tick{font-size:12px}.strong{font-weight:600}
+.strong,.aside{paint-order:stroke;stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}
+.axis{stroke:var(--soft)}.grid{stroke:var(--line)}.trend{fill:none;stroke:var(--mark);stroke-width:1.6}
+.told{fill:none;stroke:var(--told);stroke-width:1.6;stroke-dasharray:5 4}.toldtext{fill:var(--told)}
+.rung{fill:var(--mark)}.between{fill:var(--paper);stroke:var(--mark);stroke-width:1.6}
+.whole{stroke:var(--soft);stroke-dasharray:2 3}
+"""
+
+
+def frontier_svg(data: Mapping[str, Any]) -> str:
+    """Draw an evaluation.
+
+    Args:
+        data: the JSON document of `nsn-edge eval`.
+
+    Raises:
+        NsnEdgeError: a key is missing, or there is no point to draw.
+    """
+    try:
+        points = list(data["points"])
+        panels = [_by_flops(points, data["metric_title"], bool(data["prediction"]))]
+        timed = [point for point in points if point.get("p50_ms") is not None]
+        if timed:
+            panels.append(_by_latency(timed, data["metric_title"]))
+        panels.append(_energy(data["decay"]))
+        title = f"{data['model']}: {data['metric_title']} at every rank"
+    except (KeyError, TypeError, ValueError) as error:
+        raise NsnEdgeError(f"this is no evaluation that can be drawn: {error!r}") from error
+    body = [el("g", panel, transform=f"translate({at * _PANEL_WIDTH} 0)") for at, panel in enumerate(panels)]
+    width = _PANEL_WIDTH * len(panels)
+    return el(
+        "svg",
+        el("title", title),
+        el("style", Markup(_STYLE.strip())),
+        body,
+        xmlns="http://www.w3.org/2000/svg",
+        # Not through a keyword: SVG's attribute has a capital in it, and a file needs a size of its own.
+        viewBox=f"0 0 {width} {_HEIGHT}",
+        width=width,
+        height=_HEIGHT,
+        role="img",
+    )
+
+
+def _by_flops(points: Sequence[Mapping[str, Any]], name: str, foretold: bool) -> Markup:
+    frame = Frame(left=52, top=_TOP, right=_PANEL_WIDTH - 16, bottom=_BOTTOM)
+    x = Scale(0.0, 1.06, frame.left, frame.right)
+    told = [point for point in points if point["predicted"] is not None]
+    values = [point["quality"] for point in points] + [point["predicted"] for point in told]
+    y = _scale(values, frame)
+    shares = [0.0, 0.25, 0.5, 0.75, 1.0]
+    body = [
+        *_axes(frame, x, y, name, shares, [f"{share:.0%}" for share in shares], "linear FLOPs"),
+        _line([(x(point["flops_fraction"]), y(point["quality"])) for point in points if point["rung"]], "trend"),
+    ]
+    if foretold:
+        body.append(_line([(x(point["flops_fraction"]), y(point["predicted"])) for point in told], "told"))
+    body += [_mark(x(point["flops_fraction"]), y(point["quality"]), point) for point in points]
+    body.append(_legend(frame, y, points, foretold))
+    return el("g", body)
+
+
+def _by_latency(points: Sequence[Mapping[str, Any]], name: str) -> Markup:
+    frame = Frame(left=52, top=_TOP, right=_PANEL_WIDTH - 16, bottom=_BOTTOM)
+    x = Scale(0.0, max(point["p50_ms"] for point in points) * 1.12, frame.left, frame.right)
+    y = _scale([point["quality"] for point in points], frame)
+    stops = ticks(0.0, x.high, 6)
+    body = [
+        *_axes(frame, x, y, name, stops, tick_labels(stops), "ms per answer, measured (median)"),
+        _line([(x(point["p50_ms"]), y(point["quality"])) for point in points], "trend"),
+        *(_mark(x(point["p50_ms"]), y(point["quality"]), point) for point in points),
+    ]
+    return el("g", body)
+
+
+def _energy(decay: Mapping[str, Any]) -> Markup:
+    frame = Frame(left=52, top=_TOP, right=_PANEL_WIDTH - 16, bottom=_BOTTOM)
+    x, y = Scale(0.0, 1.0, frame.left, frame.right), Scale(0.0, 1.0, frame.bottom, frame.top)
+    shares = [0.0, 0.25, 0.5, 0.75, 1.0]
+    labels = [f"{share:.0%}" for share in shares]
+    kept = list(zip(decay["share_of_rank"], decay["energy_kept"], strict=True))
+    body = [
+        y_axis(frame, y, shares, labels),
+        x_axis(frame, x, shares, labels, "of the layer's directions"),
+        el("text", "energy of the layers' outputs that is kept", x=0, y=16, class_="title"),
+        _line([(x(share), y(value)) for share, value in [(0.0, 0.0), *kept]], "trend"),
+        *(el("circle", cx=x(share), cy=y(value), r=3, class_="rung") for share, value in kept),
+    ]
+    if decay["exponential_r2"] is not None:
+        fit = f"R²: exponential {decay['exponential_r2']:.2f}, power law {decay['power_r2']:.2f}"
+        body.append(el("text", fit, x=frame.right, y=frame.bottom - 12, text_anchor="end", class_="aside"))
+    return el("g", body)
+
+
+def _axes(
+    frame: Frame, x: Scale, y: Scale, name: str, x_values: list[float], x_labels: list[str], x_title: str
+) -> list[Markup]:
+    y_values = ticks(y.low, y.high, 5)
+    return [
+        y_axis(frame, y, y_values, tick_labels(y_values)),
+        x_axis(frame, x, x_values, x_labels, x_title),
+        el("text", name, x=0, y=16, class_="title"),
+    ]
+
+
+def _scale(values: Sequence[float], frame: Frame) -> Scale:
+    pad = max((max(values) - min(values)) * 0.08, 1e-3)
+    return Scale(min(values) - pad, max(values) + pad, frame.bottom, frame.top)
+
+
+def _line(points: Sequence[tuple[float, float]], kind: str) -> Markup:
+    return el("polyline", points=" ".join(f"{px:.1f},{py:.1f}" for px, py in points), class_=kind)
+
+
+def _mark(at_x: float, at_y: float, point: Mapping[str, Any]) -> Markup:
+    label = "dense" if point["dense"] else percent(point["flops_fraction"])
+    note = f"rank {point['rank']}, {label}: {point['quality']:.4g}"
+    if not point["rung"]:
+        return el("g", el("title", f"{note}, between rungs"), el("circle", cx=at_x, cy=at_y, r=4, class_="between"))
+    text = el("text", label, x=at_x - 4, y=at_y - 9, text_anchor="end", class_="strong")
+    return el("g", el("title", note), el("circle", cx=at_x, cy=at_y, r=5.5, class_="rung"), text)
+
+
+def _legend(frame: Frame, y: Scale, points: Sequence[Mapping[str, Any]], foretold: bool) -> Markup:
+    """In the corner that the curve leaves free: quality rises with FLOPs, perplexity falls."""
+    rises = points[-1]["quality"] >= points[0]["quality"]
+    at = frame.bottom - 44 if rises else frame.top + 14
+    rows = [("rung", "rung"), ("between", "between rungs, no line drawn through")]
+    body: list[Markup] = []
+    for step, (kind, text) in enumerate(rows):
+        body.append(el("circle", cx=frame.right - 258, cy=at + 18 * step - 4, r=4.5, class_=kind))
+        body.append(el("text", text, x=frame.right - 246, y=at + 18 * step, class_="aside"))
+    if foretold:
+        body.append(_line([(frame.right - 266, at + 32), (frame.right - 250, at + 32)], "told"))
+        body.append(el("text", "foretold by the energy", x=frame.right - 246, y=at + 36, class_="aside"))
+    return el("g", body)
