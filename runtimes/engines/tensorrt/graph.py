@@ -10,6 +10,7 @@ copied anyway.
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -271,7 +272,7 @@ class TensorRtGraph:
         return {name: slot.array(self._dtypes[name], shapes[name]).astype(wanted[name]) for name, slot in slots.items()}
 
     def _size_bytes(self, name: str, shape: Sequence[int]) -> int:
-        return self._dtypes[name].itemsize * int(np.prod(shape, dtype=np.int64))
+        return self._dtypes[name].itemsize * math.prod(shape)
 
 
 @dataclass(frozen=True)

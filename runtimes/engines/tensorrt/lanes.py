@@ -95,6 +95,8 @@ class Lanes:
         self._stream = stream
         self._host_inputs = host_inputs
         self._cuda_graphs = cuda_graphs
+        names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
+        self._outputs = [name for name in names if not workspace.library.is_input(engine, name)]
         self._scratch_bytes = workspace.library.scratch_bytes(engine)
         self._lanes: dict[tuple[int, bool], list[Lane]] = {}
         self._seen: OrderedDict[Key, None] = OrderedDict()
@@ -152,13 +154,11 @@ class Lanes:
         if lacking:
             raise EngineError(f"{library.backend} wants more than it was given: {', '.join(lacking)}")
         lane.output_shapes = {}
-        for number in range(self._engine.num_io_tensors):
-            name = self._engine.get_tensor_name(number)
-            if not library.is_input(self._engine, name):
-                shape = tuple(int(size) for size in context.get_tensor_shape(name))
-                if min(shape, default=0) < 0:
-                    raise EngineError(f"the size of the output {name!r} depends on values, which is not supported")
-                lane.output_shapes[name] = shape
+        for name in self._outputs:
+            shape = tuple(int(size) for size in context.get_tensor_shape(name))
+            if min(shape, default=0) < 0:
+                raise EngineError(f"the size of the output {name!r} depends on values, which is not supported")
+            lane.output_shapes[name] = shape
         lane.key = key
 
     def bind(self, lane: Lane, binding: Binding) -> None:
@@ -170,10 +170,11 @@ class Lanes:
         if lane.scratch != binding.scratch:
             self._workspace.library.give_scratch(lane.context, binding.scratch, self._workspace.scratch.size_bytes)
             lane.scratch = binding.scratch
-        for name, address in binding.addresses.items():
-            if lane.bound.get(name) != address:
-                self._tell_address(lane, name, address)
-                lane.bound[name] = address
+        with self._workspace.library.messages.collected() as errors:
+            for name, address in binding.addresses.items():
+                if lane.bound.get(name) != address:
+                    self._tell_address(lane, name, address, errors)
+                    lane.bound[name] = address
 
     def drop_graph(self, lane: Lane) -> None:
         """Free a lane's graph, if it has one."""
@@ -218,20 +219,18 @@ class Lanes:
         workspace = self._workspace
         capture = fixed and self._cuda_graphs
         context = workspace.library.context(self._engine, profile, self._stream, capture, workspace.kernels)
-        workspace.cuda.synchronise(self._stream)  # the choice of the profile
         lane = Lane(context, {name: np.zeros((), dtype) for name, dtype in self._host_inputs.items()})
         self._tell_hosts(lane)
         return lane
 
     def _tell_hosts(self, lane: Lane) -> None:
-        for name, array in lane.hosts.items():
-            self._tell_address(lane, name, array.ctypes.data)
+        with self._workspace.library.messages.collected() as errors:
+            for name, array in lane.hosts.items():
+                self._tell_address(lane, name, array.ctypes.data, errors)
 
-    def _tell_address(self, lane: Lane, name: str, address: int) -> None:
-        library = self._workspace.library
-        with library.messages.collected() as errors:
-            if not lane.context.set_tensor_address(name, address):
-                raise EngineError(_refused(library.backend, f"the address of {name}", errors))
+    def _tell_address(self, lane: Lane, name: str, address: int, errors: list[str]) -> None:
+        if not lane.context.set_tensor_address(name, address):
+            raise EngineError(_refused(self._workspace.library.backend, f"the address of {name}", errors))
 
     def _was_seen(self, key: Key) -> bool:
         seen = key in self._seen

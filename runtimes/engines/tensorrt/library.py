@@ -114,7 +114,7 @@ class Library:
         Args:
             engine: an `ICudaEngine`.
             profile: number of the optimization profile.
-            stream: where the choice of the profile is queued; synchronise it before the first run.
+            stream: where the choice of the profile is queued: the one that the context will run in.
             capture: let the library make CUDA graphs, where it does.
             kernels: compiled ones, for a library that compiles when it runs.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import weakref
+import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ class Slot:
 
     def array(self, dtype: np.dtype[np.generic], shape: Sequence[int]) -> Array:
         """The pinned memory as an array: a view."""
-        size_bytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        size_bytes = dtype.itemsize * math.prod(shape)
         return self._bytes[:size_bytes].view(dtype).reshape(shape)
 
     def free(self, cuda: Cuda) -> None:
@@ -158,8 +158,8 @@ class DeviceTensor:
         self._shape = shape
         self.dtype = dtype
         """numpy's."""
-        self.address, block = pool.take(self.size_bytes)
-        weakref.finalize(self, pool.give_back, self.address, block).atexit = False
+        self._pool = pool
+        self.address, self._block = pool.take(self.size_bytes)
 
     @property
     def device_index(self) -> int:
@@ -169,7 +169,7 @@ class DeviceTensor:
     @property
     def size_bytes(self) -> int:
         """Of its values."""
-        return self.dtype.itemsize * int(np.prod(self._shape, dtype=np.int64))
+        return self.dtype.itemsize * math.prod(self._shape)
 
     def shape(self) -> Sequence[int]:
         """Its sizes."""
@@ -178,6 +178,10 @@ class DeviceTensor:
     def data_ptr(self) -> int:
         """Its address on the GPU."""
         return self.address
+
+    def __del__(self) -> None:
+        if hasattr(self, "_block"):  # a decoder has two of these per layer and token: `weakref.finalize` is dearer
+            self._pool.give_back(self.address, self._block)
 
     def numpy(self) -> Array:
         """Its values, copied."""
