@@ -192,7 +192,7 @@ def _replay_parity(
     device: TorchDevice, decoder: Decoder, recorded: Any, rank: int, run: Callable[[], Any], about: dict[str, Any]
 ) -> dict[str, Any]:
     recorded.calls(1)[rank]()
-    replayed = recorded.outputs[rank].clone()
+    replayed = recorded.output.clone()
     eager = run()
     device.synchronise()
     return _difference(decoder, rank, replayed, eager, about, "eager")

@@ -90,12 +90,12 @@ class TorchDevice:
 
 
 class Recorded:
-    """CUDA graphs by rank that share one pool of scratch memory: only one of them runs at a time."""
+    """CUDA graphs by rank that share one pool of scratch memory and one output: only one of them runs at a time."""
 
     def __init__(self, device: TorchDevice, runs: Mapping[int, Call]) -> None:
         torch = device.torch
-        self.outputs: dict[int, Any] = {}
-        """What each graph writes, by rank."""
+        self.output: Any = None
+        """What the graph that ran last wrote."""
         self.added_bytes: dict[int, int] = {}
         """What recording took of the device's memory, by rank, in the order given: the first also pays for the pool."""
         self._device = device
@@ -108,12 +108,14 @@ class Recorded:
                 for _ in range(3):
                     run()
             torch.cuda.current_stream().wait_stream(side)
+            if self.output is None:
+                self.output = run().clone()
             device.synchronise()
             torch.cuda.empty_cache()
             before = device.free_bytes()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                self.outputs[rank] = run()
+                self.output.copy_(run())  # an output of its own would stay in the pool for every rung
             device.synchronise()
             self._graphs[rank] = graph
             self.added_bytes[rank] = before - device.free_bytes()
