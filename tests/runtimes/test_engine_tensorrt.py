@@ -207,6 +207,13 @@ def test_an_engine_that_is_not_as_its_record_says(tiny_bundle: TinyBundle, devic
     assert not device.library.alive
 
 
+def test_an_empty_engine_file(tiny_bundle: TinyBundle, device: Device) -> None:
+    build_engines(tiny_bundle[0])
+    rewritten(tiny_bundle[0], lambda data: b"")
+    assert load_fails(tiny_bundle[0], EngineError).startswith("rank-005-fp32.engine cannot be read: ")
+    assert not device.library.alive
+
+
 def test_a_type_that_numpy_lacks(tiny_bundle: TinyBundle, device: Device) -> None:
     build_engines(tiny_bundle[0], types={"y": "BF16"})
     assert "the tensor 'y' of the engine is BF16, which numpy cannot hold" in load_fails(tiny_bundle[0], EngineError)
@@ -220,6 +227,25 @@ def test_no_room_for_a_context(tiny_bundle: TinyBundle, device: Device) -> None:
     assert message == "tensorrt made no execution context: Error Code 2: OutOfMemory (no further information)"
     assert device.cuda.is_clean
     assert not device.library.alive
+
+
+def test_no_room_for_weights(tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = pretend_device(monkeypatch, memory_bytes=1000)
+    build_engines(tiny_bundle[0], weights_bytes=4_000)
+    assert load_fails(tiny_bundle[0], EngineError) == (
+        "tensorrt cannot load rank-005-fp32.engine: Error Code 2: OutOfMemory "
+        "(keep fewer rungs in memory, or free the GPU)"
+    )
+    assert device.cuda.is_clean
+
+
+def test_a_library_that_does_not_start(tiny_bundle: TinyBundle, device: Device) -> None:
+    build_engines(tiny_bundle[0])
+    device.library.starts = False
+    message = load_fails(tiny_bundle[0], EngineError)
+    assert message == "tensorrt does not start: CUDA initialization failure with error: 100"
+    device.library.starts = True
+    TensorRtEngine().load(tiny_bundle[0] / "rank-005.onnx").close()
 
 
 def test_no_room_for_scratch_memory(tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,11 +121,15 @@ class Runtime:
 
     def __init__(self, logger: ILogger) -> None:
         assert logger.is_made, "the base class was not initialised"
+        if not self._lib.starts:
+            logger.log(Severity.ERROR, "CUDA initialization failure with error: 100")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self.logger = logger
         self._lib.alive.append("runtime")
 
     def __del__(self) -> None:
-        self._lib.gone("runtime")
+        if hasattr(self, "logger"):
+            self._lib.gone("runtime")
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
         data = bytes(memoryview(serialized_engine))
@@ -139,18 +143,22 @@ class Runtime:
             )
             self.logger.log(Severity.ERROR, "a consequence")
             return None
-        return (ICudaEngineOf8 if self._lib.age < 10 else ICudaEngine)(self, json.loads(data[len(MAGIC) :]))
+        plan = json.loads(data[len(MAGIC) :])
+        code, weights = self._lib.cuda.cudaMalloc(plan["weights_bytes"])
+        if code:
+            self.logger.log(Severity.ERROR, "[virtualMemoryBuffer.cpp::resizePhysical::140] Error Code 2: OutOfMemory")
+            return None
+        return (ICudaEngineOf8 if self._lib.age < 10 else ICudaEngine)(self, plan, weights)
 
 
 class ICudaEngine:
-    def __init__(self, runtime: Runtime, plan: dict[str, Any]) -> None:
+    def __init__(self, runtime: Runtime, plan: dict[str, Any], weights: int) -> None:
         import onnxruntime as ort
 
         self._runtime, self._plan = runtime, plan
         self.lib = runtime._lib
         self.lib.alive.append("engine")
-        code, self._weights = self.lib.cuda.cudaMalloc(plan["weights_bytes"])
-        assert not code, "no memory for weights"
+        self._weights = weights
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(plan["onnx"], options, providers=["CPUExecutionProvider"])
@@ -416,6 +424,7 @@ class FakeTensorRt(types.ModuleType):
         self.executions: list[tuple[int, bool]] = []
         self.running: list[_Run] = []
         self.compiled: list[str] = []
+        self.starts = True
         self.contexts_left = 1000
         self.data_dependent = False
         self.refuses_to_run = False

@@ -189,5 +189,10 @@ def _signature(manifest: Manifest, artifact: Artifact) -> Signature:
 @contextlib.contextmanager
 def _mapped(path: Path) -> Iterator[Any]:
     """A file's bytes without a copy of them: an engine may be as large as the memory that is left."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context(path.open("rb"))
+            data = opened.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:
+            raise EngineError(f"{path.name} cannot be read: {error}", "build it again") from error
         yield data

@@ -13,6 +13,7 @@ The library is asked what it can do, not how old it is, wherever it can be asked
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ _JETPACK = (
     "JetPack brings it: sudo apt install python3-libnvinfer, and make the virtual environment with "
     "--system-site-packages; elsewhere: pip install tensorrt"
 )
+_NO_MEMORY = re.compile("out ?of ?memory|MemoryAllocation", re.IGNORECASE)
+_LESS = "keep fewer rungs in memory, or free the GPU"
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -93,8 +96,16 @@ class Library:
         return self.name == "tensorrt_rtx" or int(self.version.split(".")[0]) >= _FIRST_WITH_SHARED_PROFILES
 
     def runtime(self) -> Any:
-        """A `Runtime`."""
-        return self.module.Runtime(self.messages.logger)
+        """A `Runtime`.
+
+        Raises:
+            EngineError: the library does not start.
+        """
+        with self.messages.collected() as errors:
+            try:
+                return self.module.Runtime(self.messages.logger)
+            except (RuntimeError, TypeError) as error:  # pybind11's word for a constructor that gave nothing
+                raise EngineError(f"{self.backend} does not start: {_why(errors, error)}") from error
 
     def deserialised(self, runtime: Any, data: Any, name: str, mend: str) -> Any:
         """An `ICudaEngine` of the bytes of an engine file.
@@ -105,7 +116,9 @@ class Library:
         with self.messages.collected() as errors:
             engine = runtime.deserialize_cuda_engine(data)
         if engine is None:
-            raise EngineError(f"{self.backend} cannot load {name}: {reason(errors)}", mend)
+            why = reason(errors)
+            hint = _LESS if _NO_MEMORY.search(why) else mend
+            raise EngineError(f"{self.backend} cannot load {name}: {why}", hint)
         return engine
 
     def context(self, engine: Any, profile: int, stream: int, capture: bool, kernels: KernelCache) -> Any:
