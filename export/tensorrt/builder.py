@@ -27,6 +27,8 @@ _TICK_S = 0.1
 _STOP_S = 30.0
 """How long a build that was told to stop may take to do so."""
 _LONGEST = 400
+_SHAPES = "violate shape constraints"
+"""What the builder says of sizes that the graph cannot take."""
 
 Percent = Callable[[int], None]
 
@@ -77,9 +79,9 @@ def build_engine(
     if monitor is not None and monitor.failure is not None:
         raise monitor.failure
     if data is None:
-        errors = library.logger.errors
-        reason = " ".join(errors[-1].split())[:_LONGEST] if errors else "it does not say why"
-        raise EngineError(f"{library.title} could not build {job.stem} from {job.artifact.path}: {reason}")
+        reason = _last_error(library)
+        hint = "lower --sequence, --cache or --batch to what the model takes" if _SHAPES in reason else ""
+        raise EngineError(f"{library.title} could not build {job.stem} from {job.artifact.path}: {reason}", hint)
     cache.keep(config)
     return Built(data, time.perf_counter() - start)
 
@@ -115,32 +117,40 @@ def _add_profile(network: Network, config: Any, profile: Any) -> None:
             shapes = profile.inputs[tensor.name]
             made.set_shape(tensor.name, shapes.min, shapes.opt, shapes.max)
     if not made or config.add_optimization_profile(made) < 0:
-        errors = network.library.logger.errors
-        reason = " ".join(errors[-1].split())[:_LONGEST] if errors else "it does not say why"
+        reason = _last_error(network.library)
         raise EngineError(f"{network.library.title} refuses the profile {profile.name!r}: {reason}")
+
+
+def _last_error(library: Library) -> str:
+    errors = library.logger.errors
+    return " ".join(errors[-1].split())[:_LONGEST] if errors else "it does not say why"
 
 
 def _in_a_thread(work: Callable[[], Any], monitor: Any) -> Any:
     result: list[Any] = []
     failure: list[BaseException] = []
+    over = threading.Event()  # and not `join`, which takes a thread for ended when an interrupt came meanwhile
 
     def run() -> None:
         try:
             result.append(work())
         except BaseException as error:  # handed to the caller's thread
             failure.append(error)
+        finally:
+            over.set()
 
     # A daemon: a library that cannot be stopped must not keep an interrupted process alive.
     thread = threading.Thread(target=run, name="engine-builder", daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(_TICK_S)
+        while not over.wait(_TICK_S):
+            pass
     except BaseException:
         if monitor is not None:
             monitor.stop.set()
-            thread.join(_STOP_S)
+            over.wait(_STOP_S)
         raise
+    thread.join()
     if failure:
         raise failure[0]
     return result[0]

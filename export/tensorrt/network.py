@@ -44,7 +44,7 @@ class Network:
 
     def constant(self, array: npt.NDArray[Any], dtype: Any = None) -> Any:
         """A tensor of these values; with `dtype` the array's bits are read as that type."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")  # `ascontiguousarray` would make a list of a scalar
         self.arrays.append(array)
         trt = self.library.module
         weights = trt.Weights(array) if dtype is None else trt.Weights(dtype, array.ctypes.data, array.size)

@@ -1,7 +1,7 @@
 """The rank as arithmetic on shapes.
 
 The `sliced` graph looks a layer's rank up in a table. TensorRT's builder cannot foresee the result ("was not able to
-infer kOPT value(s)") and would choose kernels for rank 1; a few whole-number operations with the same result it follows.
+infer kOPT value(s)") and would choose kernels for rank 1; whole-number operations with the same result it follows.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def follow_ranks_(network: Network, curves: Iterable[RankCurve]) -> int:
         curve = next((curve for curve, known in tables if np.array_equal(known, table)), None)
         if curve is not None:
             rank = network.definition.add_shuffle(ranks[0])
-            rank.reshape_dims = (1,)
+            rank.reshape_dims = tuple(layer.get_output(0).shape)  # [1], or a scalar
             layer_rank = curve_arithmetic(_Tensor(network, rank.get_output(0)), curve).tensor
             replace_(readers, layer.get_output(0), layer_rank)
             replaced += 1
@@ -73,7 +73,7 @@ def curve_arithmetic(rank: Any, curve: RankCurve) -> Any:
 
 
 class _Tensor:
-    """A shape tensor `[1]` with arithmetic."""
+    """A shape tensor of one number, with arithmetic."""
 
     def __init__(self, network: Network, tensor: Any) -> None:
         self.network, self.tensor = network, tensor
@@ -84,7 +84,7 @@ class _Tensor:
             right = other.tensor
         else:
             dtype = np.int32 if self.tensor.dtype == trt.DataType.INT32 else np.int64
-            right = self.network.constant(np.array([other], dtype))
+            right = self.network.constant(np.full(tuple(self.tensor.shape), other, dtype))
         layer = self.network.definition.add_elementwise(
             self.tensor, right, getattr(trt.ElementWiseOperation, operation)
         )

@@ -140,7 +140,7 @@ def run_main(main: click.Command, arguments: Sequence[str]) -> int:
         help_line = (
             f" Try: {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
         )
-        return _fail(f"{error.format_message()}{help_line}", error.exit_code)
+        return _fail(" ".join(f"{error.format_message()}{help_line}".split()), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; nothing half-written was left behind", INTERRUPTED)
     except BrokenPipeError:
