@@ -37,7 +37,8 @@ class RankInputs:
             BundleError: the weights cannot be mapped.
         """
         self._max_rank = bundle.manifest.ladder.max_rank
-        make = _bound_inputs(bundle) if form == "bound" else _rank_alone
+        self._factors = MappedFactors(bundle) if form == "bound" else None
+        make = _bound_inputs(bundle, self._factors) if self._factors else _rank_alone
         self._at: Callable[[int], Mapping[str, Array]] = functools.lru_cache(maxsize=_REMEMBERED_RANKS)(make)
 
     def at(self, rank: int) -> Mapping[str, Array]:
@@ -49,14 +50,16 @@ class RankInputs:
         check_rank(rank, self._max_rank)
         return self._at(int(rank))
 
+    def factors(self) -> Mapping[str, Array]:
+        """Of the form `bound`: every factor whole, by name; nothing for other forms."""
+        return self._factors.at(self._max_rank) if self._factors else {}
+
 
 def _rank_alone(rank: int) -> dict[str, Array]:
     return {RANK_INPUT: np.array(rank, dtype=np.int64)}
 
 
-def _bound_inputs(bundle: Bundle) -> Callable[[int], Mapping[str, Array]]:
-    factors = MappedFactors(bundle)
-
+def _bound_inputs(bundle: Bundle, factors: MappedFactors) -> Callable[[int], Mapping[str, Array]]:
     def at(rank: int) -> Mapping[str, Array]:
         return factors.at(rank) if bundle.graph(rank, "bound").rank is None else factors.originals()
 
@@ -92,6 +95,10 @@ class RankInputStore:
         def at(rank: int) -> LoadedGraph:
             return fix_inputs(graphs.get(rank) or graphs[None], inputs.at(rank))
 
+        if form == "bound":
+            fix_inputs(
+                graphs[None], inputs.factors()
+            )  # an engine that puts them on a GPU shall do it once for all ranks
         self._at: Callable[[int], LoadedGraph] | None = functools.lru_cache(maxsize=_REMEMBERED_RANKS)(at)
 
     @property

@@ -20,7 +20,8 @@ from nsn_edge.errors import BundleError, EngineError, RankError
 from nsn_edge.export.exporter import ExportConfig, export_bundle
 from nsn_edge.export.trace import trace_module
 from nsn_edge.layers import at_dense, at_rank
-from nsn_edge.runtimes.engines import OnnxRuntimeEngine, fix_inputs
+from nsn_edge.runtimes.engines import LoadedGraph, OnnxRuntimeEngine, fix_inputs
+from nsn_edge.runtimes.engines.onnxruntime_graph import OnnxRuntimeGraph
 from nsn_edge.runtimes.profiling import MeasureSettings, ProfileSettings, profile_bundle
 from nsn_edge.runtimes.session import EdgeSession
 
@@ -206,3 +207,53 @@ def test_a_bound_graph_needs_its_description(bundle: Bundle, tensors: Any) -> No
 def test_a_bundle_without_the_form_binds_nothing(tiny_bundle: tuple[Path, object]) -> None:
     with pytest.raises(BundleError, match="describes no factors"):
         MappedFactors(Bundle.open(tiny_bundle[0]))
+
+
+def placing(graph: LoadedGraph) -> OnnxRuntimeGraph:
+    """As on a GPU: fixed inputs are put on the device, here the processor's own memory."""
+    assert isinstance(graph, OnnxRuntimeGraph)
+    graph._places = True
+    return graph
+
+
+class PlacingEngine(OnnxRuntimeEngine):
+    def load(self, graph_path: Path) -> LoadedGraph:
+        return placing(super().load(graph_path))
+
+
+def test_factors_on_the_device_serve_every_rank(model: nn.Module, bundle: Bundle) -> None:
+    with EdgeSession.open(bundle, form="bound", engine=PlacingEngine()) as session:
+        for rank in range(1, TOP + 1):
+            np.testing.assert_allclose(
+                session.run({"input": X}, rank=rank).outputs["y"], wanted(model, rank, "bound"), atol=1e-5
+            )
+
+
+def test_factors_lie_on_the_device_once(model: nn.Module, bundle: Bundle) -> None:
+    graph = placing(OnnxRuntimeEngine().load(bundle.file(bundle.graph(form="bound"))))
+    factors = MappedFactors(bundle)
+    at = {rank: fix_inputs(graph, factors.at(rank)) for rank in (TOP, 3, 8)}  # the largest first
+    assert sum(whole.tensor_size_in_bytes() for _, whole in graph._placed.values()) == sum(
+        array.nbytes for array in factors.at(TOP).values()
+    )
+    addresses = [{name: value.data_ptr() for name, value in fixed._placed.items()} for fixed in at.values()]  # type: ignore[attr-defined]
+    assert addresses[0] == addresses[1] == addresses[2]
+    for rank in (3, 8):
+        np.testing.assert_allclose(at[rank].run({"input": X})["y"], wanted(model, rank, "bound"), atol=1e-5)
+    graph.close()
+    with pytest.raises(EngineError, match="was closed"):
+        fix_inputs(graph, factors.at(3))
+
+
+def test_a_larger_rank_that_comes_later_is_served(model: nn.Module, bundle: Bundle) -> None:
+    graph = placing(OnnxRuntimeEngine().load(bundle.file(bundle.graph(form="bound"))))
+    small, large = (fix_inputs(graph, MappedFactors(bundle).at(rank)) for rank in (3, 8))
+    for rank, fixed in ((3, small), (8, large)):
+        np.testing.assert_allclose(fixed.run({"input": X})["y"], wanted(model, rank, "bound"), atol=1e-5)
+
+
+def test_a_rank_is_left_on_the_processor(model: nn.Module, bundle: Bundle) -> None:
+    graph = placing(OnnxRuntimeEngine().load(bundle.file(bundle.graph(form="sliced"))))
+    fixed = fix_inputs(graph, {"rank": np.array(5)})
+    assert not graph._placed
+    np.testing.assert_allclose(fixed.run({"input": X})["y"], wanted(model, 5, "sliced"), atol=1e-5)

@@ -17,7 +17,8 @@ from nsn_edge.errors import EngineError, UsageError
 from nsn_edge.runtimes.engines import OnnxRuntimeEngine, onnxruntime_weights
 from nsn_edge.runtimes.engines.graph_file import external_tensors
 from nsn_edge.runtimes.engines.onnxruntime_graph import OnnxRuntimeGraph
-from nsn_edge.runtimes.engines.onnxruntime_weights import DeviceWeights, first_rows
+from nsn_edge.runtimes.engines.onnxruntime_prefix import first_rows
+from nsn_edge.runtimes.engines.onnxruntime_weights import DeviceWeights
 
 TinyBundle = tuple[Path, TinyModel]
 X = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
