@@ -15,19 +15,22 @@ import onnx_ir as ir
 from nsn_edge._version import __version__
 from nsn_edge.atomic import atomic_folder
 from nsn_edge.bundle import Artifact, BoundTensor, Bundle, Manifest, TensorSpec, is_bundle_folder
-from nsn_edge.bundle.manifest import GRAPH_FORMS
+from nsn_edge.bundle.quantisation import QUANTISED, Quantisation
 from nsn_edge.bundle.store import sha256_of
 from nsn_edge.checkpoint import ASSET_NAMES, Checkpoint
 from nsn_edge.errors import UsageError
 from nsn_edge.export.graph import Graph, nested_nodes, spec_of, truncated
+from nsn_edge.export.half import with_weights_as
 from nsn_edge.export.lowering import (
     lower_bound,
     lower_bound_dense,
     lower_gated,
     lower_masked,
+    lower_quantised,
     lower_sliced,
     lower_static,
 )
+from nsn_edge.export.precision import chosen_forms, quantisation_of
 from nsn_edge.export.trace import trace
 from nsn_edge.export.weights import WeightStore, belongs_in_store
 from nsn_edge.ladder import RankLadder, Rung
@@ -53,21 +56,30 @@ class ExportConfig:
     """More rungs, by rank."""
     dense_top: bool = True
     """Whether the top rung is the original dense model."""
-    forms: tuple[str, ...] = GRAPH_FORMS
-    """Which of `GRAPH_FORMS` to write."""
+    forms: tuple[str, ...] | None = None
+    """Which of `GRAPH_FORMS` to write; None for all that exist in the precision."""
     merge: bool = True
     """Whether layers past their break-even rank are multiplied out when a rung is loaded: the fastest. Without it every
     rung stays factored, so that an engine with `share_weights` holds one copy of the weights for all rungs."""
+    precision: str | None = None
+    """Of the weights, one of `PRECISIONS`; None for the checkpoint's own."""
+    keep_precise: tuple[str, ...] = ()
+    """Nested layers to spare where the precision is int8 or int4, see `precision.sensitivity`."""
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.forms) - set(GRAPH_FORMS))
-        if unknown or not self.forms:
+        chosen_forms(self.precision, self.forms)
+        if self.keep_precise and self.precision not in QUANTISED:
             raise UsageError(
-                f"unknown form {unknown[0]!r}" if unknown else "no form asked for",
-                f"the forms are {', '.join(GRAPH_FORMS)}",
+                f"every layer of a bundle in {self.precision or 'the precision of its checkpoint'} is kept as it is",
+                f"keep layers precise with {' or '.join(QUANTISED)}",
             )
         if not (self.fractions or self.ranks or self.dense_top):
             raise UsageError("a bundle without rungs", "name fractions, ranks or the dense rung")
+
+    @property
+    def written_forms(self) -> tuple[str, ...]:
+        """The forms that will be written."""
+        return chosen_forms(self.precision, self.forms)
 
     def rungs_of(self, ladder: RankLadder) -> RankLadder:
         """The ladder with these rungs on it.
@@ -105,9 +117,10 @@ def export_bundle(
     ladder = config.rungs_of(checkpoint.ladder)
     with atomic_folder(path, is_bundle_folder) as folder:
         progress("trace", 0, 1)
-        graph = graph or trace(checkpoint)
+        graph = graph or trace(with_weights_as(checkpoint, config.precision))
         progress("trace", 1, 1)
-        artifacts, outputs, bound_tensors = _write_graphs(graph, ladder, config, folder, progress)
+        how = _quantisation(graph, config)
+        artifacts, outputs, bound_tensors = _write_graphs(graph, ladder, config, how, folder, progress)
         artifacts += _copy_assets(checkpoint.assets, folder)
         manifest = Manifest(
             model=checkpoint.name,
@@ -118,18 +131,37 @@ def export_bundle(
             outputs=outputs,
             artifacts=tuple(artifacts),
             bound_tensors=bound_tensors,
+            quantisation=how,
             created_by={"nsn-edge": __version__, "python": platform.python_version(), **_versions()},
         )
         Bundle.write_manifest(folder, manifest)
     return Bundle.open(path, check_hashes=False)
 
 
+def _quantisation(graph: Graph, config: ExportConfig) -> Quantisation | None:
+    """How the weights are to be quantised; None for floats.
+
+    Raises:
+        UsageError: the graph is of another precision, or a layer to keep does not exist.
+    """
+    if config.precision in QUANTISED:
+        return quantisation_of(graph, config.precision, config.keep_precise, originals=config.merge)
+    if config.precision not in (None, graph.precision):
+        raise UsageError(f"the graph was traced in {graph.precision}, not in {config.precision}", "trace it again")
+    return None
+
+
 def _write_graphs(
-    graph: Graph, ladder: RankLadder, config: ExportConfig, folder: Path, progress: Progress
+    graph: Graph,
+    ladder: RankLadder,
+    config: ExportConfig,
+    how: Quantisation | None,
+    folder: Path,
+    progress: Progress,
 ) -> tuple[list[Artifact], tuple[TensorSpec, ...], tuple[BoundTensor, ...]]:
     """Lower and save every graph; return the files, the outputs that all graphs share, and what `bound` binds."""
     jobs: list[tuple[str, Rung | None, str]] = []
-    for form in config.forms:
+    for form in config.written_forms:
         if form == "static":
             jobs += [("static", rung, "dense" if rung.dense else f"rank-{rung.rank:03d}") for rung in ladder.rungs]
         else:
@@ -137,12 +169,13 @@ def _write_graphs(
         if form == "bound":
             jobs += [("bound", rung, "bound-dense") for rung in ladder.rungs if rung.dense]
     factored = [rung.rank for rung in ladder.rungs if not rung.dense]
-    if set(config.forms) == {"static"} and factored:
-        graph = truncated(graph, ladder.layer_ranks(factored[-1]))
+    rows = ladder.layer_ranks(factored[-1] if factored else 1)
+    if set(config.written_forms) == {"static"} and factored and how is None:
+        graph = truncated(graph, rows)
     artifacts = []
     outputs: tuple[TensorSpec, ...] = ()
     bound_tensors: tuple[BoundTensor, ...] = ()
-    total_mb = _megabytes(graph, dense=any(rung.dense for rung in ladder.rungs))
+    total_mb = _megabytes(graph, how, dense=any(rung.dense for rung in ladder.rungs))
     with WeightStore(folder, _in_megabytes(progress, total_mb)) as store:
         for done, (form, rung, stem) in enumerate(jobs):
             progress("export", done, len(jobs))
@@ -150,6 +183,8 @@ def _write_graphs(
             if form == "bound":
                 model, taken = lower_bound(graph, store) if rung is None else lower_bound_dense(graph, store)
                 bound_tensors += taken
+            elif rung is not None and how is not None:
+                model = lower_quantised(graph, rung, store, how, rows=rows)
             elif rung is not None:
                 model = lower_static(graph, rung, store, merge=config.merge)
             elif form == "gated":
@@ -161,19 +196,21 @@ def _write_graphs(
             weight_bytes = _referenced_bytes(model, taken)
             ir.save(model, file)
             rank = None if rung is None else rung.rank
+            precision = graph.precision if how is None else how.precision
             artifacts.append(
-                _artifact("graph", file, form=form, rank=rank, precision=graph.precision, weight_bytes=weight_bytes)
+                _artifact("graph", file, form=form, rank=rank, precision=precision, weight_bytes=weight_bytes)
             )
     progress(_WEIGHTS_STAGE, total_mb, total_mb)
     progress("export", len(jobs), len(jobs))
     return [*artifacts, _artifact("weights", store.path, sha256=store.sha256)], outputs, bound_tensors
 
 
-def _megabytes(graph: Graph, *, dense: bool) -> int:
-    """What the weights file will have, rounded up."""
+def _megabytes(graph: Graph, how: Quantisation | None, *, dense: bool) -> int:
+    """What the weights file will have, rounded up; of quantised weights about that, for progress needs no more."""
     unused = set() if dense else {nested.weight for nested in nested_nodes(graph.model)}
     tensors = (value.const_value for value in graph.model.graph.initializers.values() if value not in unused)
-    return -(-sum(tensor.nbytes for tensor in tensors if tensor is not None and belongs_in_store(tensor)) // 10**6)
+    size_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None and belongs_in_store(tensor))
+    return -(-size_bytes // 10**6 // (1 if how is None else 4))
 
 
 def _in_megabytes(progress: Progress, total_mb: int) -> Callable[[int], None]:

@@ -10,7 +10,7 @@ A decoder's cache depends on the rank, so its feeds do too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from nsn_edge.bundle.quantisation import Quantisation
 from nsn_edge.export.inputs import PAST, POSITIONS, is_cached
+from nsn_edge.export.precision.simulated import as_quantised
 from nsn_edge.layers import at_dense, at_rank
 
 Batch = Mapping[str, np.ndarray]
@@ -43,10 +45,14 @@ class Reference:
         model: holds nested layers; put into evaluation mode.
         names: the graph's inputs.
         batches: see the module; a decoder's need `input_ids`, and `attention_mask` where there is padding.
+        how: how the bundle's weights were quantised, so that torch computes likewise; None for floats.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> None:
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], batches: Sequence[Batch], how: Quantisation | None = None
+    ) -> None:
         self._model = model.eval()
+        self._how = how
         self._names = names
         self._batches = batches
         self._known: dict[tuple[int, bool], list[Case]] = {}
@@ -61,7 +67,8 @@ class Reference:
         if (rank, dense) not in self._known:
             scope: AbstractContextManager[None] = at_dense(self._model) if dense else at_rank(self._model, rank)
             answers = self._cached if is_cached(self._names) else self._plain
-            with scope, torch.no_grad():
+            arithmetic = as_quantised(self._model, self._how) if self._how else nullcontext()
+            with scope, arithmetic, torch.no_grad():
                 self._known[rank, dense] = [
                     case for index, batch in enumerate(self._batches) for case in answers(index, batch)
                 ]

@@ -18,15 +18,23 @@ from nsn_edge.bundle import Bundle, MappedFactors
 from nsn_edge.bundle.manifest import FORMS_OF_RUNGS, GRAPH_FORMS, RANK_INPUT, Artifact
 from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.errors import EngineError, UsageError, VerificationError
+from nsn_edge.export.half import with_weights_as
+from nsn_edge.export.precision.stored import check_stored
 from nsn_edge.export.reference import Batch, Case, Reference
 from nsn_edge.ladder import Rung
 from nsn_edge.progress import Progress, silent
 
-TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2}
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.3, "int4": 0.15}
 """Largest allowed difference by the graph's precision, relative to the larger of 1 and the tensor's largest magnitude.
 On MiniLM two sound float32 engines that sum in another order differ by 2e-5 of it at most; one layer short of one
 direction at a rung, by 1.2e-3 and more. float16 itself has steps of 1e-3 there, and sound engines differ by up to 3e-3
-on small random models."""
+on small random models.
+
+What is quantised is compared with torch computing with the same integers (`precision.simulated`), not with the model as
+it was: the loss of quantising is a matter of quality, not of agreement. Its limits are wide all the same. Activations
+are rounded to steps, so a sum that differs in its last bit may land a whole step away, and from there on two sound
+engines drift apart by up to what quantising costs (0.15 on MiniLM in int8; exactly 0 where no sum was on the brink).
+So integers and scales are compared by themselves besides, to the last bit (`precision.stored`)."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class Check:
     """The model's rank."""
     dense: bool
     """Whether this is the dense original."""
+    precision: str
+    """Of the graph's weights; decides the tolerance."""
     max_abs_diff: float
     """The largest absolute difference of any element."""
     max_relative_diff: float
@@ -112,6 +122,7 @@ def verify_bundle(
 
     Raises:
         UsageError: no batches, or a bundle of another model.
+        VerificationError: a quantised weight is not the checkpoint's, or an output has another shape than torch's.
         EngineError: onnxruntime cannot load or run a graph.
     """
     if not batches:
@@ -120,7 +131,9 @@ def verify_bundle(
     if bundle.manifest.ladder.layers != checkpoint.ladder.layers:
         raise UsageError(f"{bundle.path} was exported from another model than this checkpoint")
     pairs = [(artifact, rank) for artifact in _graphs(bundle) for rank in _ranks(bundle, artifact)]
-    reference = Reference(checkpoint.model, [spec.name for spec in bundle.manifest.inputs], batches)
+    checkpoint = with_weights_as(checkpoint, bundle.manifest.precision)
+    names = [spec.name for spec in bundle.manifest.inputs]
+    reference = Reference(checkpoint.model, names, batches, bundle.manifest.quantisation)
     rungs = [Rung(rung.rank, rung.dense) for rung in bundle.manifest.ladder.rungs]
     checks: list[Check] = []
     session: Any = None
@@ -128,6 +141,8 @@ def verify_bundle(
     for artifact, rank in pairs:
         progress("verify", len(checks), len(pairs))
         if artifact is not loaded:
+            if bundle.manifest.quantisation:
+                check_stored(bundle, artifact, checkpoint.model, bundle.manifest.quantisation)
             session, loaded = _open(bundle, artifact), artifact
         of_a_rung = artifact.form in FORMS_OF_RUNGS or artifact.rank is not None
         dense = of_a_rung and Rung(rank, dense=True) in rungs
@@ -196,6 +211,7 @@ def _compare(
     tolerance: float,
 ) -> Check:
     worst: tuple[float, float, str, int] | None = None
+    precision = artifact.precision or "fp32"
     for found, case in zip(outputs, cases, strict=True):
         wanted, index = case.wanted, case.batch
         # Outputs match by name where torch names its own (transformers), else by order (plain modules).
@@ -215,8 +231,10 @@ def _compare(
             if worst is None or not relative <= worst[0]:  # a NaN is worse than any number
                 worst = (relative, difference, name, index)
                 if np.isnan(relative):
-                    return Check(artifact.form or "", rank, dense, difference, relative, tolerance, name, index)
+                    return Check(
+                        artifact.form or "", rank, dense, precision, difference, relative, tolerance, name, index
+                    )
     if worst is None:
         raise VerificationError(f"{artifact.path} at rank {rank} gave nothing to compare")
     relative, difference, name, index = worst
-    return Check(artifact.form or "", rank, dense, difference, relative, tolerance, name, index)
+    return Check(artifact.form or "", rank, dense, precision, difference, relative, tolerance, name, index)

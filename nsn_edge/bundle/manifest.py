@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from nsn_edge.bundle.quantisation import Quantisation
 from nsn_edge.errors import BundleError, NsnEdgeError
 from nsn_edge.ladder import RankLadder
 
@@ -74,7 +75,7 @@ class Artifact:
     rank: int | None = None
     """For `static` graphs, and for the `bound` graph of the original weights: the rung's rank."""
     precision: str | None = None
-    """For graphs: the precision of the weights, `fp32` or `fp16`."""
+    """For graphs: the precision of the weights, one of `PRECISIONS` in `quantisation.py`."""
     weight_bytes: int | None = None
     """For graphs: bytes of weights the graph refers to, the shared ones included; what loading it costs at least."""
 
@@ -195,6 +196,8 @@ class Manifest:
     """Every other file of the bundle."""
     bound_tensors: tuple[BoundTensor, ...] = ()
     """What the graph of form `bound` takes besides `inputs`; empty where the bundle has no such graph."""
+    quantisation: Quantisation | None = None
+    """How the weights were quantised; None where they are floats."""
     created_by: Mapping[str, str] = field(default_factory=dict)
     """Versions of the tools that wrote it."""
 
@@ -208,6 +211,11 @@ class Manifest:
         if strays := sorted(ranks - set(self.ladder.ranks)):
             raise BundleError(f"the manifest has graphs at ranks without a rung: {strays}")
         self._check_bound_tensors()
+        if self.quantisation is not None:
+            layers = {layer.name for layer in self.ladder.layers}
+            for name in self.quantisation.kept:
+                if name not in layers:
+                    raise BundleError(f"the manifest keeps the layer {name!r} precise, which the ladder has not")
 
     def _check_bound_tensors(self) -> None:
         """These become pointers into a mapped file, so each must lie inside it, aligned, and be as its layer says."""
@@ -236,6 +244,11 @@ class Manifest:
             if tensor.offset % np.dtype(tensor.dtype).itemsize or not 0 <= tensor.offset < tensor.end <= weights_bytes:
                 raise BundleError(f"the factor {tensor.name!r} is misaligned or leads out of the weights file")
 
+    @property
+    def precision(self) -> str:
+        """Of the weights: that of the graphs, which share them; `fp32` where none says."""
+        return next((a.precision for a in self.artifacts if a.kind == "graph" and a.precision), "fp32")
+
     def with_quality(self, quality: Mapping[int, Mapping[str, float]]) -> Manifest:
         """This manifest with measured quality, by rank, merged into the rungs."""
         return replace(self, ladder=self.ladder.with_quality(quality))
@@ -243,6 +256,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types, keys in a fixed order."""
         bound = {"bound_tensors": [asdict(tensor) for tensor in self.bound_tensors]} if self.bound_tensors else {}
+        quantisation = {"quantisation": self.quantisation.to_json()} if self.quantisation else {}
         return {
             "schema_version": SCHEMA_VERSION,
             "model": self.model,
@@ -253,6 +267,7 @@ class Manifest:
             "ladder": self.ladder.to_json(),
             "artifacts": [asdict(artifact) for artifact in self.artifacts],
             **bound,
+            **quantisation,
             "created_by": dict(self.created_by),
         }
 
@@ -288,6 +303,7 @@ class Manifest:
             bound_tensors=tuple(
                 BoundTensor.from_json(_object(item)) for item in _get_optional(data, "bound_tensors", list) or ()
             ),
+            quantisation=(None if data.get("quantisation") is None else Quantisation.from_json(data["quantisation"])),
             created_by={str(k): str(v) for k, v in _get(data, "created_by", dict).items()},
         )
 

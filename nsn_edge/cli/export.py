@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nsn_edge.bundle.manifest import GRAPH_FORMS
+from nsn_edge.bundle.quantisation import PRECISIONS
 from nsn_edge.cli.common import emit, progress_bar, verb_options
 
 
@@ -32,7 +34,7 @@ from nsn_edge.cli.common import emit, progress_bar, verb_options
     type=click.Choice(GRAPH_FORMS),
     help="Which graphs to write: one per rung (static), or one for all ranks: gated (its rungs cost what static's do), "
     "bound (prefixes of the mapped weights as inputs), sliced (for TensorRT), masked (the oracle). Repeat it. "
-    "Default: all.",
+    "Default: all that exist in the precision.",
 )
 @click.option(
     "--merge/--no-merge",
@@ -40,6 +42,17 @@ from nsn_edge.cli.common import emit, progress_bar, verb_options
     show_default=True,
     help="Multiply a layer's factors where that is less work than keeping them apart: fastest. --no-merge is for "
     "run --share-weights.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Of the weights. int8 and int4 have static graphs alone. Default: the checkpoint's own.",
+)
+@click.option(
+    "--keep-precise",
+    metavar="N|auto",
+    help="With int8 and int4: spare the N layers that suffer most, as measured on calibration text, with a range per "
+    "token for their activations; auto spares those that suffer far more than the others.",
 )
 @verb_options
 def command(
@@ -50,6 +63,8 @@ def command(
     dense_top: bool,
     forms: tuple[str, ...],
     merge: bool,
+    precision: str | None,
+    keep_precise: str | None,
     as_json: bool,
 ) -> None:
     """Write the nested CHECKPOINT (made by `adapt`) as a bundle: a graph per rung, every weight once.
@@ -58,17 +73,25 @@ def command(
     """
     from nsn_edge.checkpoint import Checkpoint
     from nsn_edge.export.exporter import DEFAULT_FRACTIONS, ExportConfig, export_bundle
+    from nsn_edge.export.precision.sensitivity import measure_damage, parse_keep, worst_layers
 
     config = ExportConfig(
         fractions=fractions or (() if ranks else DEFAULT_FRACTIONS),
         ranks=ranks,
         dense_top=dense_top,
-        forms=forms or GRAPH_FORMS,
+        forms=forms or None,
         merge=merge,
+        precision=precision,
     )
+    wanted = parse_keep(keep_precise, precision)
     start = time.perf_counter()
     with progress_bar() as progress:
-        bundle = export_bundle(Checkpoint.load(checkpoint), output, config, progress=progress)
+        loaded = Checkpoint.load(checkpoint)
+        damage = {}
+        if wanted:
+            damage = measure_damage(loaded, config, progress=progress)
+            config = replace(config, keep_precise=worst_layers(damage, wanted))
+        bundle = export_bundle(loaded, output, config, progress=progress)
     seconds = time.perf_counter() - start
     ladder = bundle.manifest.ladder
     data = {
@@ -77,6 +100,8 @@ def command(
         "path": str(output),
         "size_bytes": bundle.size_bytes,
         "seconds": seconds,
+        "precision": bundle.manifest.precision,
+        "kept_precise": {name: damage[name] for name in config.keep_precise},
         "rungs": ladder.to_json()["rungs"],
         "files": [artifact.path for artifact in bundle.manifest.artifacts],
     }
@@ -95,6 +120,11 @@ def command(
             )
         console.print(table)
         files = len(bundle.manifest.artifacts) + 1
+        for name, value in data["kept_precise"].items():
+            console.print(
+                f"spared: {name} (quantised like the others it moves the output by {value:.1%})", markup=False
+            )
+        console.print(f"{bundle.manifest.precision} weights")
         console.print(f"{output}: {bundle.size_bytes / 1e6:.1f} MB, {files} files, {seconds:.1f} s", markup=False)
         console.print(f"next: nsn-edge verify {output} {checkpoint}", markup=False)
 

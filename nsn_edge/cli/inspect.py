@@ -70,10 +70,19 @@ def _print_bundle(console: Console, bundle: Any, show_layers: bool) -> None:
     manifest = bundle.manifest
     ladder = manifest.ladder
     kind = escape(f"({manifest.architecture}, {manifest.task.name})")
-    console.print(f"[bold]{escape(manifest.model)}[/] {kind}, {_mb(bundle.size_bytes)} MB")
+    console.print(
+        f"[bold]{escape(manifest.model)}[/] {kind}, {_mb(bundle.size_bytes)} MB, {manifest.precision} weights"
+    )
     for title, specs in (("takes", manifest.inputs), ("gives", manifest.outputs)):
         for spec in specs:
             console.print(f"  {title} {spec.name}: {spec.dtype} {list(spec.shape)}", markup=False)
+    if how := manifest.quantisation:
+        kept = f"; spared: {', '.join(how.kept)}" if how.kept else ""
+        rest = len(how.tables) + len(how.products)
+        console.print(
+            f"  {how.precision}: {len(ladder.layers)} nested layers{kept}; int8: {rest} other weights",
+            markup=False,
+        )
     console.print(f"  ranks 1..{ladder.max_rank}, {len(ladder.layers)} nested layers")
     metrics = sorted({name for rung in ladder.rungs for name in rung.quality})
     rungs = Table(title="Rungs", title_justify="left")
@@ -98,7 +107,7 @@ def _print_bundle(console: Console, bundle: Any, show_layers: bool) -> None:
     for heading, justify in (("file", "left"), ("what", "left"), ("KB", "right"), ("SHA-256", "left")):
         files.add_column(heading, justify="right" if justify == "right" else "left")
     for artifact in manifest.artifacts:
-        what = f"{artifact.form} graph" if artifact.form else artifact.kind
+        what = f"{artifact.form} graph, {artifact.precision}" if artifact.form else artifact.kind
         files.add_row(escape(artifact.path), escape(what), f"{artifact.size_bytes / 1e3:,.0f}", artifact.sha256[:12])
     console.print(files)
     tools = ", ".join(f"{tool} {version}" for tool, version in manifest.created_by.items())

@@ -24,13 +24,13 @@ from nsn_edge.cli.common import emit, progress_bar, read_texts, verb_options
 @click.option(
     "--tolerance",
     type=float,
-    help="Largest relative difference allowed. Default: 1e-4, or 1e-2 where weights are fp16.",
+    help="Largest relative difference allowed. Default: 1e-4 in fp32, 1e-2 in fp16, 0.3 in int8, 0.15 in int4.",
 )
 @click.option(
     "--quality/--no-quality",
     default=True,
     show_default=True,
-    help="For sentence embedders: measure what each rung keeps, and record it in the bundle's manifest.",
+    help="For sentence embedders and decoders: measure what each rung keeps, and record it in the bundle's manifest.",
 )
 @verb_options
 def command(
@@ -48,7 +48,7 @@ def command(
     """
     from nsn_edge.bundle import Bundle
     from nsn_edge.checkpoint import Checkpoint
-    from nsn_edge.verification import record_quality, verify_on
+    from nsn_edge.verification import has_quality, record_quality, verify_on
 
     texts = read_texts(text) if text else None
     with progress_bar() as progress:
@@ -56,18 +56,21 @@ def command(
         loaded = Checkpoint.load(checkpoint)
         report = verify_on(opened, loaded, texts, inputs, tolerance=tolerance, progress=progress)
         data = report.to_json()
-        if report.passed and quality and opened.manifest.task.pooling:
-            opened = record_quality(opened, texts, progress=progress)
+        # A decoder's quality needs the text of a tokenizer; an embedder without one has none either.
+        if report.passed and quality and has_quality(opened.manifest.task) and loaded.assets is not None:
+            opened = record_quality(opened, loaded, texts, progress=progress)
+        data["precision"] = opened.manifest.precision
         data["quality"] = {str(rung.rank): dict(rung.quality) for rung in opened.manifest.ladder.rungs}
 
     def render(console: Console) -> None:
         table = Table()
-        for heading in ("form", "rank", "worst difference", "tensor", "quality", ""):
-            table.add_column(heading, justify="left" if heading in ("form", "tensor", "") else "right")
+        for heading in ("form", "precision", "rank", "worst difference", "tensor", "quality", ""):
+            table.add_column(heading, justify="left" if heading in ("form", "precision", "tensor", "") else "right")
         for check in report.checks:
             kept = data["quality"].get(str(check.rank), {}) if check.form == "static" else {}
             table.add_row(
                 check.form,
+                check.precision,
                 f"{check.rank} (dense)" if check.dense else str(check.rank),
                 f"{check.max_abs_diff:.1e}",
                 escape(check.worst_tensor),
