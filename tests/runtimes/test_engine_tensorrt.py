@@ -344,14 +344,19 @@ def test_a_gpu_that_is_not_there(tiny_bundle: TinyBundle, device: Device) -> Non
 
 
 def test_the_second_gpu(tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tiny_bundle[0]
+    path, model = tiny_bundle
     device = pretend_device(monkeypatch, devices=(("Other", 7, 5), ("Orin", 8, 7)))
     build_engines(path)
     graph = TensorRtEngine(device_index=1).load(path / "rank-005.onnx")
-    device.cuda._thread.device = 0  # whatever the thread did in between
-    graph.run({"x": batch()})
-    assert device.cuda._thread.device == 1
+    for seed in range(4):
+        device.cuda.forget_device()
+        np.testing.assert_allclose(
+            graph.run({"x": batch(3, seed)})["y"], model(batch(3, seed), 5), rtol=1e-4, atol=1e-4
+        )
+    device.cuda.forget_device()
     graph.close()
+    assert device.cuda.is_clean
+    assert set(device.library.order_of_death) == {"context", "engine", "runtime"}
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,15 @@ class FakeCuda(types.ModuleType):
         return sum(block.nbytes for block in self.memory.values())
 
     @property
+    def current_device(self) -> int:
+        """The calling thread's."""
+        return getattr(self._thread, "device", 0)
+
+    def forget_device(self) -> None:
+        """The calling thread's device is the first again, as if another library had chosen it."""
+        self._thread.device = 0
+
+    @property
     def is_clean(self) -> bool:
         """Whether everything that was made was given back."""
         return not (self.memory or self.pinned or self.streams or self.executables or self._graphs)
@@ -302,7 +311,7 @@ class FakeCuda(types.ModuleType):
             if unsafe and stream.recording is not None and stream.recorder == threading.get_ident():
                 stream.invalid = True
                 return cudaError_t.cudaErrorStreamCaptureUnsupported
-        if name != "cudaSetDevice" and getattr(self._thread, "device", 0) >= len(self.devices):
+        if name != "cudaSetDevice" and self.current_device >= len(self.devices):
             return cudaError_t.cudaErrorInvalidDevice
         return cudaError_t.cudaSuccess
 

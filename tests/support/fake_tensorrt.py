@@ -220,7 +220,7 @@ class FakeTensorRt(types.ModuleType):
         self.refuses_to_record = False
 
     def gone(self, what: str) -> None:
-        self.alive.remove(what)
+        self.alive.remove(what.partition(" ")[0])
         self.order_of_death.append(what)
 
 

@@ -19,6 +19,7 @@ class IExecutionContext:
         self.engine, self.captures = engine, captures
         self.lib = engine.lib
         self.lib.alive.append("context")
+        self._device = self.lib.cuda.current_device
         self.lib.contexts.append((user_managed, captures))
         self._shared = self.lib.age >= 10
         free = self._shared or 0 not in engine.profiles_in_use
@@ -33,7 +34,7 @@ class IExecutionContext:
 
     def __del__(self) -> None:
         self.engine.profiles_in_use.remove(self.active_optimization_profile)
-        self.lib.gone("context")
+        self.lib.gone("context" if self.lib.cuda.current_device == self._device else "context of another device")
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         used = profile_index in self.engine.profiles_in_use and not self._shared
@@ -99,6 +100,9 @@ class IExecutionContext:
             self._error(
                 f"IExecutionContext::enqueueV3: Error Code 3: API Usage Error (Address is not set for {unset[0]})"
             )
+            return False
+        if self.lib.cuda.current_device != self._device:
+            self._error("Error Code 1: Cuda Runtime (invalid resource handle)")
             return False
         if self.lib.refuses_to_run or (self._scratch is not None and self._scratch[1] < self._needed()):
             self._error("IExecutionContext::enqueueV3: Error Code 1: Myelin (the kernels are on strike)")
