@@ -38,6 +38,7 @@ from gpu_check.runner import MEASURING, SECTIONS, Plan, run_child, run_sections
 from nsn_edge.errors import NsnEdgeError
 
 TIME_LIMIT_S = 540.0
+PREPARING_S = 3600.0
 
 
 def main() -> int:
@@ -49,11 +50,15 @@ def main() -> int:
     parser.add_argument("--bundles", type=Path, metavar="DIR", help="written by --prepare elsewhere")
     parser.add_argument("--prepare", action="store_true", help="write DIR/bundles and stop")
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), metavar="NAME", help="only these")
-    parser.add_argument("--time-limit", type=float, default=TIME_LIMIT_S, metavar="S", help="of everything")
+    parser.add_argument(
+        "--time-limit", type=float, metavar="S", help=f"of everything; {TIME_LIMIT_S:.0f}, to prepare {PREPARING_S:.0f}"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny models and few calls: to try it")
     parser.add_argument("--child", metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=float, default=120.0, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.time_limit is None:
+        options.time_limit = PREPARING_S if options.prepare else TIME_LIMIT_S
     if options.time_limit <= 0:
         parser.error("--time-limit is a number of seconds above 0")
     if options.bundles is not None and not options.bundles.is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from gpu_check.bundles import FORMS, found
-from gpu_check.ort_cuda import cuda_graph_calls, factors_on_device
+from gpu_check.ort_cuda import cuda_graph_calls
 from gpu_check.section import NotHereError, Section
 from gpu_check.timing import Call, latency_rows, nvml, switch_row
 from gpu_check.workloads import answer, call_of, inputs_of, workloads
-from nsn_edge.bundle import Bundle
-from nsn_edge.bundle.manifest import FORMS_WITH_DENSE_RUNG
+from nsn_edge.bundle import Artifact, Bundle
 from nsn_edge.errors import MissingDependencyError, NsnEdgeError, ProviderError
 from nsn_edge.runtimes.dynamic import RankInputs
-from nsn_edge.runtimes.engines import Engine, Held, LoadedGraph, OnnxRuntimeEngine
+from nsn_edge.runtimes.engines import Engine, LoadedGraph, OnnxRuntimeEngine, fix_inputs
 from nsn_edge.runtimes.engines.onnxruntime_tensorrt import usual_shapes
 from nsn_edge.runtimes.session import EdgeSession
 from nsn_edge.runtimes.telemetry import NvmlGpu
@@ -167,10 +166,7 @@ class _Form:
             graphs = self._load(opened)
             self._parity(graphs)
             for work in workloads(self.bundle, self.section.plan.quick):
-                calls = {
-                    rank: call_of(self.bundle, graph, work, self._extra(rank), self._held(rank))
-                    for rank, graph in graphs.items()
-                }
+                calls = {rank: call_of(self.bundle, graph, work) for rank, graph in graphs.items()}
                 place = {**self.about, "workload": work.name, "batch_size": work.batch_size, **work.sizes}
                 energy = self.gpu if self.form == "static" and work.batch_size == 1 else None  # it takes seconds a rung
                 self.section.results.rows += latency_rows(
@@ -181,34 +177,28 @@ class _Form:
     def _load(self, opened: ExitStack) -> dict[int, LoadedGraph]:
         """A graph per rank, the largest factored one first; what each takes of the device's memory, when it has run."""
         graphs: dict[int, LoadedGraph] = {}
+        files: dict[str, LoadedGraph] = {}
         work = workloads(self.bundle, quick=True)[0]
+        full = self._weight_bytes(self.below[-1])
         before = self._used_bytes()
-        one: LoadedGraph | None = None
         for rank in [*reversed(self.below), self.dense]:
-            if self.form in FORMS_WITH_DENSE_RUNG or rank == self.dense:
-                artifact = self.bundle.graph(rank)
-                graph = self.engine.load(self.bundle.file(artifact))
-                opened.callback(graph.close)
-            elif one is None:
-                artifact = self.bundle.graph(form=self.form)
-                graph = one = self.engine.load(self.bundle.file(artifact))
-                opened.callback(graph.close)
-            else:
-                graph = one
-            graphs[rank] = graph
-            call_of(self.bundle, graph, work, self._extra(rank), self._held(rank))()
+            artifact = self._artifact(rank)
+            if artifact.path not in files:
+                files[artifact.path] = self.engine.load(self.bundle.file(artifact))
+                opened.callback(files[artifact.path].close)
+            fixed = self._fixed(rank)
+            graphs[rank] = fix_inputs(files[artifact.path], fixed) if fixed else files[artifact.path]
+            call_of(self.bundle, graphs[rank], work)()
             after = self._used_bytes()
             if before is not None and after is not None and len(graphs) > 1 and rank != self.dense:
-                weights = artifact.weight_bytes or 0
-                full = self.bundle.graph(self.below[-1]).weight_bytes or weights
+                added = after - before
                 self.section.results.memory.append(
-                    {**self.about, "rank": rank, "added_bytes": after - before, "of_weights": (after - before) / full}
+                    {**self.about, "rank": rank, "added_bytes": added, "of_weights": added / full}
                 )
             before = after
         if before is None:
-            self.section.results.notes.append(
-                f"{self.bundle.manifest.model}/{self.about['form']}/memory: not run: no NVML figure"
-            )
+            name = f"{self.bundle.manifest.model}/{self.about['form']}/memory"
+            self.section.results.notes.append(f"{name}: not run: no NVML figure")
         return graphs
 
     def _parity(self, graphs: Mapping[int, LoadedGraph]) -> None:
@@ -216,12 +206,10 @@ class _Form:
 
         reference = OnnxRuntimeEngine()
         for rank, graph in graphs.items():
-            static = self.form in FORMS_WITH_DENSE_RUNG or rank == self.dense
-            artifact = self.bundle.graph(rank) if static else self.bundle.graph(form=self.form)
+            artifact = self._artifact(rank)
             with contextlib.closing(reference.load(self.bundle.file(artifact))) as cpu:
-                expected = answer(self.bundle, cpu, self._arrays(rank), {})
-            got = answer(self.bundle, graph, self._extra(rank), self._held(rank))
-            difference = float(np.abs(got - expected).max() / np.abs(expected).max())
+                expected = answer(self.bundle, fix_inputs(cpu, self._fixed(rank)))
+            difference = float(np.abs(answer(self.bundle, graph) - expected).max() / np.abs(expected).max())
             limit = _LIMITS.get(artifact.precision or "fp32", _LIMITS["fp16"])
             about = {**self.about, "rank": rank, "against": "onnxruntime on the CPU"}
             self.section.results.parity.append(
@@ -232,8 +220,8 @@ class _Form:
         work = workloads(self.bundle, self.section.plan.quick)
         small = next((w for w in work if w.name in ("tokens", "encode", "prefill")), work[0])
         inputs = inputs_of(self.bundle, small)
-        with self._session() as session:
-            for loading in session.preload(self.below if self.form != "static" else [*self.below, self.dense]):
+        with EdgeSession.open(self.bundle, engine=self.engine, form=self.form) as session:
+            for loading in session.preload(self.below):
                 loading.result()
             calls: dict[int, Call] = {rank: lambda: session.run(inputs) for rank in self.below}
             select: Callable[[int], object] = lambda rank: session.switch(rank).result()  # noqa: E731
@@ -242,28 +230,23 @@ class _Form:
             )
         self.section.results.switches.append(row)
 
-    @contextlib.contextmanager
-    def _session(self) -> Iterator[EdgeSession]:
-        if self.form == "bound" and self.on_gpu:
-            raise NotHereError("a session gives the factors from the processor's memory: no switch to be timed")
-        with EdgeSession.open(self.bundle, engine=self.engine, form=self.form) as session:
-            yield session
+    def _artifact(self, rank: int) -> Artifact:
+        """The form's graph; where it holds factors alone, the static one of the dense rung, to be compared with."""
+        if rank == self.dense and not self.bundle.answers_as_original(rank, self.form):
+            return self.bundle.graph(rank)
+        return self.bundle.graph(rank, self.form)
 
-    def _arrays(self, rank: int) -> dict[str, Any]:
-        """What the form takes besides, as arrays."""
-        if self.form in FORMS_WITH_DENSE_RUNG or rank == self.dense:
-            return {}
-        return dict(RankInputs(self.bundle, self.form).at(rank))
+    def _fixed(self, rank: int) -> Mapping[str, Any]:
+        """What the graph takes besides the model's inputs."""
+        form = self._artifact(rank).form
+        return {} if form in (None, "static") else RankInputs(self.bundle, str(form)).at(rank)
 
-    def _extra(self, rank: int) -> dict[str, Any]:
-        return {} if self.form == "bound" else self._arrays(rank)
-
-    def _held(self, rank: int) -> dict[str, Held]:
-        if self.form != "bound" or rank == self.dense:
-            return {}
-        if not hasattr(self, "_factors"):
-            self._factors = factors_on_device(self.bundle, "cuda" if self.on_gpu else "cpu")
-        return self._factors(rank)
+    def _weight_bytes(self, rank: int) -> int:
+        """Of the rung's own graph; of the whole file where there is none."""
+        for artifact in self.bundle.manifest.artifacts:
+            if artifact.form == "static" and artifact.rank == rank and artifact.weight_bytes:
+                return artifact.weight_bytes
+        return sum(artifact.size_bytes for artifact in self.bundle.manifest.artifacts if artifact.kind == "weights")
 
     def _used_bytes(self) -> int | None:
         return self.gpu.memory_used_bytes() if self.gpu is not None else None

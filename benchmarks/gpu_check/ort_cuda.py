@@ -1,36 +1,14 @@
-"""Two things of onnxruntime that the engine does not offer: factors as inputs that lie on the GPU, and CUDA graphs."""
+"""onnxruntime's CUDA graphs, which the engine does not offer: inputs and outputs may not move between two runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from gpu_check.timing import Call
 from gpu_check.workloads import Workload, inputs_of
-from nsn_edge.bundle import Bundle, MappedFactors
-from nsn_edge.runtimes.engines import Held
-from nsn_edge.runtimes.engines.onnxruntime_weights import first_rows
-
-
-def factors_on_device(bundle: Bundle, device: str) -> Callable[[int], dict[str, Held]]:
-    """The factors of the form `bound`, whole, once on the device; gives the prefixes of a rank without a copy."""
-    import onnxruntime as ort
-
-    ladder = bundle.manifest.ladder
-    full = MappedFactors(bundle).at(ladder.max_rank)
-    values = {
-        name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0) for name, array in full.items()
-    }
-    layers = {tensor.name: tensor.layer for tensor in bundle.manifest.bound_tensors}
-
-    def at(rank: int) -> dict[str, Held]:
-        rows = ladder.layer_ranks(rank)
-        return {name: first_rows(ort, value, rows[layers[name]]) for name, value in values.items()}
-
-    return at
+from nsn_edge.bundle import Bundle
 
 
 @contextmanager

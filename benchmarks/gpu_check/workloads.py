@@ -56,55 +56,36 @@ def inputs_of(bundle: Bundle, work: Workload) -> dict[str, Any]:
     return {name: array * 0.5 if array.dtype.kind == "f" else array for name, array in made.items()}
 
 
-def call_of(
-    bundle: Bundle, graph: LoadedGraph, work: Workload, extra: Mapping[str, Any], held_extra: Mapping[str, Held]
-) -> Callable[[], object]:
-    """An inference.
-
-    Args:
-        bundle: of the graph.
-        graph: loaded.
-        work: what it is run on.
-        extra: arrays that the form takes besides, `rank`.
-        held_extra: factors on the device, for the form `bound`.
-    """
-    arrays = {**inputs_of(bundle, work), **extra}
+def call_of(bundle: Bundle, graph: LoadedGraph, work: Workload) -> Callable[[], object]:
+    """An inference of a graph that takes the model's inputs and no other."""
+    arrays = inputs_of(bundle, work)
     outputs = [spec.name for spec in graph.outputs]
     if work.name == "tokens":  # neither copied to the device nor back: the layers alone are timed
-        _, first = run_holding(graph, arrays, held_extra, outputs)
+        _, first = run_holding(graph, arrays, {}, outputs)
         chained = {"x": first[outputs[0]]}
         rest = {name: array for name, array in arrays.items() if name != "x"}
-        return lambda: run_holding(graph, rest, {**chained, **held_extra}, outputs)
+        return lambda: run_holding(graph, rest, chained, outputs)
     cache = {name: array for name, array in arrays.items() if name.startswith(_PAST)}
     presents = [name for name in outputs if name.startswith(_PRESENT)]
     if work.name == "decode":
         rest = {name: array for name, array in arrays.items() if name not in cache}
-        held = _filled(bundle, graph, work, extra, held_extra, presents)
-        return lambda: run_holding(graph, rest, {**held, **held_extra}, presents)
-    return lambda: run_holding(graph, arrays, held_extra, presents)
+        held = _filled(bundle, graph, work, presents)
+        return lambda: run_holding(graph, rest, held, presents)
+    return lambda: run_holding(graph, arrays, {}, presents)
 
 
-def _filled(
-    bundle: Bundle,
-    graph: LoadedGraph,
-    work: Workload,
-    extra: Mapping[str, Any],
-    held_extra: Mapping[str, Held],
-    presents: list[str],
-) -> dict[str, Held]:
+def _filled(bundle: Bundle, graph: LoadedGraph, work: Workload, presents: list[str]) -> dict[str, Held]:
     """A cache of `PAST_LENGTH` tokens, where the engine keeps it."""
     sizes = {**work.sizes, "sequence_length": work.sizes[PAST_LENGTH], PAST_LENGTH: 0}
-    arrays = {**inputs_of(bundle, Workload("prefill", work.batch_size, sizes)), **extra}
-    _, held = run_holding(graph, arrays, held_extra, presents)
+    _, held = run_holding(graph, inputs_of(bundle, Workload("prefill", work.batch_size, sizes)), {}, presents)
     return {name.replace(_PRESENT, _PAST, 1): tensor for name, tensor in held.items()}
 
 
-def answer(bundle: Bundle, graph: LoadedGraph, extra: Mapping[str, Any], held_extra: Mapping[str, Held]) -> Any:
+def answer(bundle: Bundle, graph: LoadedGraph) -> Any:
     """The first output for a small input, for comparison; float64."""
     names = {part for spec in bundle.manifest.inputs for size in spec.shape for part in str(size).split(" + ")}
     sizes = {
         name: 0 if name == PAST_LENGTH else 3 if name == "batch_size" else 5 for name in names if not name.isdigit()
     }
-    inputs = {**inputs_of(bundle, Workload("answer", 3, sizes)), **extra}
-    arrays, _ = run_holding(graph, inputs, held_extra, ())
+    arrays, _ = run_holding(graph, inputs_of(bundle, Workload("answer", 3, sizes)), {}, ())
     return np.asarray(arrays[graph.outputs[0].name], dtype=np.float64)
