@@ -55,6 +55,21 @@ def test_without_a_built_engine_the_command_is_named(tiny_bundle: TinyBundle, de
     assert f"build it: {BUILD}" in message
 
 
+def test_the_command_that_builds_the_engine_for_every_rank(tiny_bundle: TinyBundle, device: Device) -> None:
+    path = tiny_bundle[0]
+    with pytest.raises(StaleEngineError, match=r"build it: nsn-edge build BUNDLE --backend tensorrt --kind dynamic"):
+        TensorRtEngine().load(path / "sliced.onnx")
+    build_engines(path, change=lambda record: replace(record, bundle_hash="0" * 64))
+    with pytest.raises(StaleEngineError, match=r"another bundle \(build it again: .* --kind dynamic\)$"):
+        TensorRtEngine().load(path / "sliced.onnx")
+
+
+def test_forms_of_which_no_engines_are_built(tiny_bundle: TinyBundle, device: Device) -> None:
+    build_engines(tiny_bundle[0])
+    with pytest.raises(UsageError, match=r"engines are built from the form masked \(take static, .* sliced"):
+        TensorRtEngine().load(tiny_bundle[0] / "masked.onnx")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -63,6 +78,8 @@ def test_without_a_built_engine_the_command_is_named(tiny_bundle: TinyBundle, de
         ({"device": EngineDevice("Orin", "8.6")}, "was built for Orin (sm86), and this is Orin (sm87)"),
         ({"device": EngineDevice("Xavier", "8.7")}, "was built for Xavier (sm87), and this is Orin (sm87)"),
         ({"bundle_hash": "0" * 64}, "was built from another bundle"),
+        ({"rank": 8}, "is the engine of rank 8, by its record"),
+        ({"form": "sliced", "kind": "dynamic", "rank": None}, "is the engine of the form sliced, by its record"),
         ({"size_bytes": 7}, "bytes, not 7: it was cut or altered"),
         ({"sha256": "0" * 64}, "is not what was built: it was altered"),
     ],

@@ -17,23 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nsn_edge.bundle import Artifact, Bundle, Manifest, TensorSpec
 from nsn_edge.bundle.engine_record import BACKENDS, PRECISIONS
-from nsn_edge.bundle.engines import (
-    ENGINES_FOLDER,
-    StoredEngine,
-    build_command,
-    check_usable,
-    engine_folders,
-    engine_stem,
-    find_engine,
-    record_path,
-)
-from nsn_edge.bundle.manifest import RANK_INPUT
+from nsn_edge.bundle.engines import ENGINES_FOLDER, StoredEngine
 from nsn_edge.errors import EngineError, UsageError
 from nsn_edge.runtimes.engines.base import LoadedGraph
 from nsn_edge.runtimes.engines.tensorrt.cuda import Cuda
-from nsn_edge.runtimes.engines.tensorrt.graph import Signature, TensorRtGraph
+from nsn_edge.runtimes.engines.tensorrt.finding import Wanted
+from nsn_edge.runtimes.engines.tensorrt.graph import TensorRtGraph
 from nsn_edge.runtimes.engines.tensorrt.library import Library
 from nsn_edge.runtimes.engines.tensorrt.workspace import Workspace
 
@@ -93,26 +83,26 @@ class TensorRtEngine:
             StaleEngineError: no such engine was built for this device and library version, or not from this bundle, or
                 the file was altered. The message names the command that builds it.
             EngineError: no driver, no GPU, no memory, or the library refuses the engine.
-            UsageError: no GPU of this number.
+            UsageError: no GPU of this number, or a form of which no engines are built.
         """
         workspace = self._opened()
-        manifest = Bundle.open(graph_path.parent, check_hashes=False).manifest
-        artifact = _artifact(manifest, graph_path)
-        stored = self._find(graph_path.parent, artifact, workspace)
-        self._check(stored, manifest, workspace)
+        library = workspace.library
+        wanted = Wanted.of(graph_path, library.name, library.version, workspace.cuda.device)
+        stored = wanted.find(self.engines or graph_path.parent / ENGINES_FOLDER, self.precision)
+        self._check(stored, wanted)
         workspace.enter(self._kernels_beside(stored, workspace))
         engine: Any = None
         try:
             workspace.cuda.activate()
-            mend = f"build it again: {build_command(workspace.library.name)}"
+            mend = f"build it again: {wanted.build_command}"
             with _mapped(stored.path) as data:
-                engine = workspace.library.deserialised(workspace.runtime, data, stored.path.name, mend)
+                engine = library.deserialised(workspace.runtime, data, stored.path.name, mend)
             return TensorRtGraph(
                 stored.path.name,
                 workspace,
                 engine,
                 stored.record,
-                _signature(manifest, artifact),
+                wanted.signature,
                 cuda_graphs=self.cuda_graphs,
             )
         except BaseException as error:
@@ -143,47 +133,19 @@ class TensorRtEngine:
                 )
             return self._workspace
 
-    def _find(self, bundle: Path, artifact: Artifact, workspace: Workspace) -> StoredEngine:
-        root = self.engines or bundle / ENGINES_FOLDER
-        library, device = workspace.library, workspace.cuda.device
-        kind = "rung" if artifact.rank is not None else "dynamic"
-
-        def stem(precision: str) -> str:
-            return engine_stem(kind, artifact.form or "", artifact.rank, precision)
-
-        precision = self.precision
-        if precision is None:
-            folders = engine_folders(root, library.name, library.version, device)
-            built = [p for p in PRECISIONS if any(record_path(f / f"{stem(p)}.engine").is_file() for f in folders)]
-            precision = built[0] if built else PRECISIONS[0]
-        return find_engine(root, library.name, library.version, device, stem(precision))
-
     def _kernels_beside(self, stored: StoredEngine, workspace: Workspace) -> Path | None:
         if not self.keep_kernels:
             return None
         return stored.path.with_name(f"kernels-{workspace.cuda.device.key}.cache")
 
-    def _check(self, stored: StoredEngine, manifest: Manifest, workspace: Workspace) -> None:
+    def _check(self, stored: StoredEngine, wanted: Wanted) -> None:
         """Hashing a large engine takes a second, and rungs come and go: each file is hashed once, until it changes."""
         state = stored.path.stat()
         seen = (stored.path, state.st_size, state.st_mtime_ns)
-        library = workspace.library
         check_hash = self.check_hashes and seen not in self._verified
-        check_usable(stored, manifest, workspace.cuda.device, library.name, library.version, check_hash=check_hash)
+        wanted.check(stored, check_hash=check_hash)
         if check_hash:
             self._verified.add(seen)
-
-
-def _artifact(manifest: Manifest, graph_path: Path) -> Artifact:
-    for artifact in manifest.artifacts:
-        if artifact.kind == "graph" and artifact.path == graph_path.name:
-            return artifact
-    raise EngineError(f"{graph_path} is no graph of its bundle", "TensorRT engines are found by the bundle's manifest")
-
-
-def _signature(manifest: Manifest, artifact: Artifact) -> Signature:
-    rank = () if artifact.rank is not None else (TensorSpec(RANK_INPUT, "int64", ()),)
-    return Signature((*manifest.inputs, *rank), manifest.outputs)
 
 
 @contextlib.contextmanager
