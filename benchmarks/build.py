@@ -7,7 +7,7 @@
     dynamic        one engine for every rank, with an optimization profile per rung
     one profile    the same with a single profile for all ranks
 
-MiniLM, and a Llama of 57 M random weights with its cache. The builder needs no GPU: it writes one engine for all GPUs of
+MiniLM, and a Llama of 57 M random weights with its cache. The builder needs no GPU: it writes an engine for all GPUs of
 compute capability 8.0 and later, whose kernels are compiled on the device at first use. Seconds are this processor's;
 JetPack's `tensorrt` times kernels on the device while it builds, and is not measured here.
 
