@@ -116,7 +116,7 @@ def _variants(section: Section, backend: str, bundle: Bundle) -> list[Variant]:
         return [Variant(form, form, engine, least_s=20.0) for form in ("static", "sliced")]
     from nsn_edge.runtimes.engines.tensorrt import TensorRtEngine
 
-    _build(section, backend, bundle)
+    build(section, backend, bundle)
     return [Variant(form, form, TensorRtEngine(backend)) for form in ("static", "sliced")]
 
 
@@ -131,12 +131,23 @@ def _below(backend: str, form: str, bundle: Bundle) -> list[int]:
     return below[::2] if form == "static" and backend in ("onnxruntime-tensorrt", "tensorrt") else below
 
 
-def _build(section: Section, backend: str, bundle: Bundle) -> None:
+def build_command(backend: str, bundle: Bundle) -> list[str]:
+    """`nsn-edge build` for what is measured."""
     largest = LARGEST_BATCH if _has_sequences(bundle) else _MOST_TOKENS  # of a stack of layers, tokens
     command = [sys.executable, "-m", "nsn_edge", "build", str(bundle.path), "--backend", backend]
     command += ["--kind", "rung", "--kind", "dynamic", "--batch", f"1:1:{largest}"]
     for rank in [*_below(backend, "static", bundle), bundle.manifest.ladder.max_rank]:
         command += ["--rank", str(rank)]
+    return command
+
+
+def build(section: Section, backend: str, bundle: Bundle) -> None:
+    """Build the engines, in a process of its own.
+
+    Raises:
+        NotHereError: it failed, and with what, or it took too long.
+    """
+    command = build_command(backend, bundle)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=max(5.0, section.left_s), check=False)
     except subprocess.TimeoutExpired as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import json
 import subprocess
@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from built_engines import build_engines, pretend_device
 from fake_nvml import FakeNvml, error
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nsn_edge.bundle import Bundle
 from nsn_edge.errors import ProviderError
 from nsn_edge.runtimes.telemetry import NvmlGpu
 
@@ -122,6 +124,47 @@ def test_without_a_gpu_every_section_says_why(
         results = run(name, device="cuda")
         assert (results["status"], results["rows"]) == ("not run", []), name
         assert results["why"], name
+
+
+def test_tensorrt_on_a_made_up_gpu(
+    run: Callable[..., dict[str, Any]],
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    text_bundle: tuple[Path, Any],
+) -> None:
+    """The engines of `nsn-edge build`, with the library and CUDA played by stand-ins that compute."""
+    (tmp_path / "bundles").mkdir()
+    path = text_bundle[0].rename(tmp_path / "bundles/text")
+    pretend_device(monkeypatch)
+    monkeypatch.setattr(load("engines"), "build", lambda section, backend, bundle: build_engines(path))
+    memory = iter(range(10**6, 10**9, 1000))
+    nvml = FakeNvml()
+
+    class Memory:
+        @property
+        def used(self) -> int:
+            return next(memory)
+
+    nvml.answers["nvmlDeviceGetMemoryInfo"] = Memory()
+    nvml.open = 1
+    monkeypatch.setattr(load("timing").NvmlGpu, "open", lambda: NvmlGpu(nvml, "handle"))
+    results = run("tensorrt", device="cuda", export=False)
+    check_rows(results)
+    assert {row["form"] for row in results["rows"]} == {"static", "sliced"}
+    assert {item["form"] for item in results["switches"]} == {"static", "sliced"}
+    added = {(item["form"], item["rank"]): item["added_bytes"] for item in results["memory"]}
+    assert set(added.values()) == {1000}
+    assert ("static", 8) not in added  # the first pays for the engine itself
+    assert results["facts"]["engines"]["text/static"]["engine"] == "tensorrt"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is not installed")
+def test_what_is_built_for_it(load: Load, text_bundle: tuple[Path, Any]) -> None:
+    command = load("engines").build_command("tensorrt-rtx", Bundle.open(text_bundle[0]))
+    assert command[1:4] == ["-m", "nsn_edge", "build"]
+    done = subprocess.run([*command, "--dry-run", "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # --- the parent: one process per section ----------------------------------------------------------------------------
