@@ -83,7 +83,18 @@ def test_every_method_of_the_fake_library_is_one_of_the_real(name: str) -> None:
 @pytest.mark.parametrize("name", _FAKES)
 def test_every_attribute_that_our_code_reads_exists(name: str) -> None:
     """Those that a fake sets when it is made; its own bookkeeping is listed."""
-    bookkeeping = {"lib", "session", "inputs", "outputs", "profiles_in_use", "engine", "captures", "logger", "is_made"}
+    bookkeeping = {
+        "lib",
+        "device",
+        "session",
+        "inputs",
+        "outputs",
+        "profiles_in_use",
+        "engine",
+        "captures",
+        "logger",
+        "is_made",
+    }
     for attribute in attributes_set_in_init(getattr(fake_tensorrt, name)) - bookkeeping:
         assert hasattr(getattr(trt, name), attribute), f"{name}.{attribute}"
     for attribute in ("num_io_tensors", "num_optimization_profiles", "device_memory_size_v2"):

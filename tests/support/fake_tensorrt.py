@@ -112,7 +112,7 @@ class ICudaEngine:
         self._runtime, self._plan = runtime, plan
         self.lib = runtime._lib
         self.lib.alive.append("engine")
-        self._weights = weights
+        self._weights, self.device = weights, self.lib.cuda.current_device
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(plan["onnx"], options, providers=["CPUExecutionProvider"])

@@ -101,7 +101,7 @@ class IExecutionContext:
                 f"IExecutionContext::enqueueV3: Error Code 3: API Usage Error (Address is not set for {unset[0]})"
             )
             return False
-        if self.lib.cuda.current_device != self._device:
+        if self.lib.cuda.current_device != self._device or self._device != self.engine.device:
             self._error("Error Code 1: Cuda Runtime (invalid resource handle)")
             return False
         if self.lib.refuses_to_run or (self._scratch is not None and self._scratch[1] < self._needed()):
