@@ -54,7 +54,8 @@ _SHOWN_CHARS = 240
 @click.option(
     "--share-weights",
     is_flag=True,
-    help="Hold the weights once for all rungs, mapped and not repacked: less memory, slower. Export with --no-merge.",
+    help="Hold the weights once for all rungs: on the CPU mapped and not repacked, which is slower; with --provider cuda "
+    "on the GPU. Export with --no-merge.",
 )
 @engine_options
 @click.option("--provider", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "tensorrt", "auto"]))
