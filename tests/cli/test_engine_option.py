@@ -55,11 +55,11 @@ def test_profile_measures_built_engines(
     document = json.loads(capsys.readouterr().out)
     assert [rung["rank"] for rung in document["rungs"]] == [2, 5, 8, 16]
     settings = document["settings"]
-    assert {key: settings[key] for key in ("engine", "version", "device", "precision", "cuda_graphs")} == {
+    assert {key: settings[key] for key in ("engine", "version", "device", "engine_precision", "cuda_graphs")} == {
         "engine": "tensorrt",
         "version": "10.3.0",
         "device": "Orin",
-        "precision": "fp16",
+        "engine_precision": "fp16",
         "cuda_graphs": True,
     }
     assert "cudaGraphLaunch" in device.cuda.calls

@@ -384,15 +384,24 @@ def test_settings_are_checked(settings: dict[str, Any]) -> None:
         TensorRtEngine(**settings)
 
 
-def test_it_describes_what_was_measured_with(device: Device) -> None:
-    assert TensorRtEngine(precision="fp16").describe() == {
+def test_it_describes_what_was_measured_with(tiny_bundle: TinyBundle, device: Device) -> None:
+    build_engines(tiny_bundle[0], precision="fp16")
+    engine = TensorRtEngine()
+    engine.load(tiny_bundle[0] / "rank-005.onnx").close()
+    found = engine.describe()
+    loaded = found.pop("loaded")
+    assert found == {
         "engine": "tensorrt",
         "version": "10.3.0",
         "device": ORIN.name,
         "compute_capability": ORIN.compute_capability,
-        "precision": "fp16",
+        "engine_precision": None,
         "cuda_graphs": True,
     }
+    (entry,) = loaded.values()
+    assert loaded.keys() == {"rank-005.onnx"}
+    assert entry.pop("size_bytes") > 0
+    assert entry == {"engine": "rank-005-fp16.engine", "precision": "fp16", "built_for": "orin-sm87"}
     assert json.dumps(TensorRtEngine().describe())
     assert not TensorRtEngine().owns_threads
 

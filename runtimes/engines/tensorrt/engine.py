@@ -52,6 +52,7 @@ class TensorRtEngine:
     """TensorRT-RTX: keep the kernels it compiles beside the engines, for the next start."""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _workspace: Workspace | None = field(default=None, init=False, repr=False)
+    _loaded: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
     _verified: set[tuple[Path, int, int]] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,23 +98,24 @@ class TensorRtEngine:
             mend = f"build it again: {wanted.build_command}"
             with _mapped(stored.path) as data:
                 engine = library.deserialised(workspace.runtime, data, stored.path.name, mend)
-            return TensorRtGraph(
-                stored.path.name,
-                workspace,
-                engine,
-                stored.record,
-                wanted.signature,
-                cuda_graphs=self.cuda_graphs,
-            )
+            name, record = stored.path.name, stored.record
+            graph = TensorRtGraph(name, workspace, engine, record, wanted.signature, cuda_graphs=self.cuda_graphs)
         except BaseException as error:
             # Whoever keeps the error keeps the frames it came through, and they the engine in the GPU's memory.
             engine = None
             traceback.clear_frames(error.__traceback__)
             workspace.leave()
             raise
+        self._loaded[graph_path.name] = {
+            "engine": name,
+            "precision": record.precision,
+            "size_bytes": record.size_bytes,
+            "built_for": record.device.key,
+        }
+        return graph
 
     def describe(self) -> dict[str, Any]:
-        """Library, version, device and settings."""
+        """Library, version, device, settings, and by graph the engines that were loaded."""
         workspace = self._opened()
         device = workspace.cuda.device
         return {
@@ -121,8 +123,9 @@ class TensorRtEngine:
             "version": workspace.library.version,
             "device": device.name,
             "compute_capability": device.compute_capability,
-            "precision": self.precision,
+            "engine_precision": self.precision,
             "cuda_graphs": self.cuda_graphs,
+            "loaded": dict(self._loaded),
         }
 
     def _opened(self) -> Workspace:
