@@ -28,7 +28,7 @@ DEFAULT_SEQUENCE = 128
 @click.option(
     "--share-weights",
     is_flag=True,
-    help="Hold the weights once for all rungs: on the CPU mapped and not repacked, which is slower; with --provider cuda "
+    help="Hold the weights once for all rungs: on the CPU mapped and not repacked, which is slower; with CUDA "
     "on the GPU. Export with --no-merge.",
 )
 @engine_options
