@@ -122,6 +122,14 @@ def test_held_outputs_stay_as_they_are(tiny_bundle: TinyBundle, graph: LoadedGra
     assert agrees(first.numpy(), tiny_bundle[1](batch(), 5))
 
 
+def test_a_held_tensor_under_a_name_that_is_no_input(tiny_bundle: TinyBundle, graph: LoadedGraph) -> None:
+    _, held = run_holding(graph, {"x": batch()}, {}, {"y"})
+    with pytest.raises(EngineError):
+        run_holding(graph, {"x": batch(seed=1)}, held, ())
+    assert agrees(held["y"].numpy(), tiny_bundle[1](batch(), 5))
+    assert agrees(graph.run({"x": batch(seed=1)})["y"], tiny_bundle[1](batch(seed=1), 5))
+
+
 def test_threads_get_their_own_answers(engine: Engine, tiny_bundle: TinyBundle) -> None:
     path, model = tiny_bundle
     graphs = {rank: engine.load(path / f"rank-{rank:03}.onnx") for rank in ALL_RUNGS}

@@ -84,6 +84,7 @@ class TensorRtGraph:
         self._device_inputs = tuple(
             spec for spec in signature.inputs if spec.name in self._dtypes and spec.name not in on_host
         )
+        self._device_names = {spec.name for spec in self._device_inputs}
         self._check_fits(engine, on_host)
         self._records_graphs = cuda_graphs and not library.captures_itself
         host_dtypes = {name: self._dtypes[name].name for name in self._host_inputs}
@@ -147,8 +148,10 @@ class TensorRtGraph:
                 raise EngineError(f"{self._name} keeps {name!r} on the host, which this engine does not pass on")
 
     def _can_stay(self, name: str, tensor: Held) -> bool:
+        """Whether a held tensor can be used where it lies. What cannot goes through numpy, and is checked there."""
         return (
             isinstance(tensor, DeviceTensor)
+            and name in self._device_names
             and tensor.device_index == self._resources.workspace.cuda.index
             and tensor.dtype == self._dtypes.get(name)
         )
