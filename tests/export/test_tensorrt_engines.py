@@ -12,6 +12,7 @@ from real_engines import SMALL, SMALL_CACHED, built, rtx
 from nsn_edge.bundle import Bundle
 from nsn_edge.bundle.engines import EngineDevice, check_usable, find_engine, read_records
 from nsn_edge.checkpoint import Checkpoint
+from nsn_edge.errors import EngineError
 from nsn_edge.export.exporter import ExportConfig, export_bundle
 from nsn_edge.export.tensorrt.builder import build_engine
 from nsn_edge.export.tensorrt.network import parse, producers_of, values_of
@@ -230,3 +231,23 @@ def test_outputs_keep_their_names_and_types(decoder_bundle: Bundle) -> None:
     before = outputs()
     assert lower_precision_(network, "fp16") > 0
     assert outputs() == before
+
+
+@pytest.mark.parametrize("device", ["sm86", "sm75"])
+def test_a_model_exported_in_float16(tmp_path: Path, device: str) -> None:
+    """Nothing is lowered: it is as it was exported. Turing takes it, which has no float32 products."""
+    checkpoint = family_checkpoint("bert")
+    checkpoint.model.half()
+    config = ExportConfig(fractions=(), ranks=(30,), forms=("static", "sliced"))
+    bundle = export_bundle(checkpoint, tmp_path / "bundle", config)
+    (engine,) = built(bundle, tmp_path / "engines", device=device, ranks=(30,))
+    assert (engine.stored.record.precision, engine.stored.record.device.sm) == ("fp16", device)
+    network = parse(rtx(), bundle.file(bundle.graph(30)))
+    before = len(network.arrays)
+    assert multiply_out_(network) > 0
+    assert {array.dtype for array in network.arrays[before:]} == {np.dtype(np.float16)}
+
+
+def test_turing_has_no_float32_products(wide_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="could not build rank-040-fp32 .*SM75"):
+        built(wide_bundle, tmp_path, device="sm75", ranks=(40,))
