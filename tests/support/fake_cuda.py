@@ -66,6 +66,7 @@ class Stream:
     pending: list[Callable[[], None]] = field(default_factory=list)
     recording: list[Callable[[], None]] | None = None
     recorder: int = 0
+    mode: int = 0
     invalid: bool = False
 
 
@@ -260,7 +261,7 @@ class FakeCuda(types.ModuleType):
         target = self.streams[int(stream)]
         assert not target.pending, "what came before would be lost sight of"
         if not code:
-            target.recording, target.recorder, target.invalid = [], threading.get_ident(), False
+            target.recording, target.recorder, target.mode, target.invalid = [], threading.get_ident(), mode, False
         return (code,)
 
     def cudaStreamEndCapture(self, stream: int) -> tuple:
@@ -308,7 +309,8 @@ class FakeCuda(types.ModuleType):
         if name in self.failures:
             return self.failures.pop(name)
         for stream in self.streams.values():
-            if unsafe and stream.recording is not None and stream.recorder == threading.get_ident():
+            mine = stream.recorder == threading.get_ident() or stream.mode == 0  # `Global` forbids it to every thread
+            if unsafe and stream.recording is not None and mine:
                 stream.invalid = True
                 return cudaError_t.cudaErrorStreamCaptureUnsupported
         if name != "cudaSetDevice" and self.current_device >= len(self.devices):
