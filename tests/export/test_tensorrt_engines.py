@@ -249,5 +249,5 @@ def test_a_model_exported_in_float16(tmp_path: Path, device: str) -> None:
 
 
 def test_turing_has_no_float32_products(wide_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="could not build rank-040-fp32 .*SM75"):
+    with pytest.raises(EngineError, match=r"could not build rank-040-fp32 .*SM75"):
         built(wide_bundle, tmp_path, device="sm75", ranks=(40,))
