@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -30,6 +31,8 @@ class EngineChoice:
     """`onnxruntime`, or one of `BACKENDS`."""
     precision: str | None
     """Of an engine that `nsn-edge build` made."""
+    folder: Path | None
+    """Where those are; None for `engines` in the bundle."""
 
     def make(self, of_onnxruntime: Callable[[], OnnxRuntimeEngine]) -> Engine:
         """The engine.
@@ -41,11 +44,12 @@ class EngineChoice:
             UsageError: an option of the one was given for the other.
         """
         if self.name == ONNXRUNTIME:
-            if self.precision is not None:
-                raise UsageError(
-                    "--engine-precision chooses among engines that nsn-edge build made, and onnxruntime runs graphs",
-                    f"add --engine {' or --engine '.join(BACKENDS)}",
-                )
+            for option, value in (("--engine-precision", self.precision), ("--engines", self.folder)):
+                if value is not None:
+                    raise UsageError(
+                        f"{option} is about engines that nsn-edge build made, and onnxruntime runs graphs",
+                        f"add --engine {' or --engine '.join(BACKENDS)}",
+                    )
             return of_onnxruntime()
         context = click.get_current_context()
         for parameter, option in _OF_ONNXRUNTIME.items():
@@ -53,16 +57,23 @@ class EngineChoice:
                 raise UsageError(f"{option} is an option of onnxruntime, not of {self.name}", "leave it out")
         from nsn_edge.runtimes.engines.tensorrt import TensorRtEngine
 
-        return TensorRtEngine(self.name, self.precision)
+        return TensorRtEngine(self.name, self.precision, engines=self.folder)
 
 
 def engine_options(function: _Command) -> _Command:
-    """Add `--engine` and `--engine-precision` to a verb, which gets them as the keyword `choice`."""
+    """Add `--engine`, `--engine-precision` and `--engines` to a verb, which gets them as the keyword `choice`."""
 
     @functools.wraps(function)
-    def with_choice(*arguments: Any, engine: str, engine_precision: str | None, **others: Any) -> Any:
-        return function(*arguments, choice=EngineChoice(engine, engine_precision), **others)
+    def with_choice(
+        *arguments: Any, engine: str, engine_precision: str | None, engines: Path | None, **others: Any
+    ) -> Any:
+        return function(*arguments, choice=EngineChoice(engine, engine_precision, engines), **others)
 
+    folder = click.option(
+        "--engines",
+        type=click.Path(path_type=Path),
+        help="Where nsn-edge build --engines put them.  [default: engines in the bundle]",
+    )
     precision = click.option(
         "--engine-precision",
         type=click.Choice(PRECISIONS),
@@ -75,4 +86,4 @@ def engine_options(function: _Command) -> _Command:
         type=click.Choice([ONNXRUNTIME, *BACKENDS]),
         help="What executes the graphs; the others run what nsn-edge build made on this device.",
     )
-    return name(precision(with_choice))  # type: ignore[return-value]
+    return name(precision(folder(with_choice)))  # type: ignore[return-value]

@@ -44,6 +44,17 @@ def test_run_answers_with_a_built_engine(
     assert device.cuda.is_clean
 
 
+def test_engines_may_be_kept_elsewhere(
+    tiny_bundle: TinyBundle, arrays: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend_device(monkeypatch)
+    build_engines(tiny_bundle[0])
+    (tiny_bundle[0] / "engines").rename(tmp_path / "cache")
+    options = ("--engine", "tensorrt", "--inputs", arrays)
+    assert run("run", tiny_bundle[0], *options, "--engines", tmp_path / "cache") == 0
+    assert run("run", tiny_bundle[0], *options) == 1
+
+
 def test_profile_measures_built_engines(
     tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +85,8 @@ def test_profile_measures_built_engines(
         (("--engine", "tensorrt", "--threads", 2), "--threads is an option of onnxruntime, not of tensorrt"),
         (("--engine", "tensorrt", "--provider", "cuda"), "--provider is an option of onnxruntime"),
         (("--engine", "tensorrt-rtx", "--share-weights"), "--share-weights is an option of onnxruntime"),
-        (("--engine-precision", "fp16"), "--engine-precision chooses among engines that nsn-edge build made"),
+        (("--engine-precision", "fp16"), "--engine-precision is about engines that nsn-edge build made"),
+        (("--engines", "cache"), "--engines is about engines that nsn-edge build made"),
         (("--engine", "npu"), "npu"),
     ],
 )
