@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from nsn_edge.errors import NsnEdgeError, UsageError
 from nsn_edge.training.data import Examples
 
-_LONGEST = 256  # tokens; memory grows with it, and few texts to classify are longer
+LONGEST = 256
+"""Tokens of an example, where nobody says otherwise: memory grows with it, and few texts to classify are longer."""
 
 Row = Mapping[str, Any]
 
@@ -56,7 +57,7 @@ def text_rows(tokenizer: Any, examples: Examples, label_ids: Mapping[str, int] |
     Raises:
         UsageError: a label that the model does not know.
     """
-    limit = max_length or _LONGEST
+    limit = max_length or LONGEST
     texts, pairs = list(examples.texts), examples.pairs
     if label_ids is None and pairs is not None:
         texts, pairs = [*texts, *pairs], None
@@ -73,7 +74,7 @@ def text_rows(tokenizer: Any, examples: Examples, label_ids: Mapping[str, int] |
 def token_blocks(tokenizer: Any, examples: Examples, length: int | None) -> Rows:
     """For language models: all texts in one row, cut into blocks of `length` tokens (None for 256); the rest that
     fills no block is left out, unless it is all there is."""
-    length = length or _LONGEST
+    length = length or LONGEST
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids: list[int] = []
     for text in examples.texts:

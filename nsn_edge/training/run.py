@@ -12,42 +12,32 @@ Run again after an interruption, the same command goes on from the last state th
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nsn_edge._version import __version__
-from nsn_edge.atomic import atomic_write_bytes, check_replaceable
+from nsn_edge.atomic import check_replaceable
 from nsn_edge.bundle import TaskSpec
-from nsn_edge.bundle.store import sha256_of
 from nsn_edge.calibration import collect_covariances
-from nsn_edge.checkpoint import MANIFEST_NAME, WEIGHTS_NAME, Checkpoint, is_checkpoint_folder
-from nsn_edge.errors import CheckpointError, RankError, UsageError
-from nsn_edge.evaluation import pool_hidden
+from nsn_edge.checkpoint import Checkpoint, is_checkpoint_folder
+from nsn_edge.errors import RankError, UsageError
 from nsn_edge.ladder import RankLadder
 from nsn_edge.progress import Progress, silent
-from nsn_edge.training import saving
-from nsn_edge.training.batches import Rows, image_processor, image_rows, text_rows, text_tokenizer, token_blocks
+from nsn_edge.training import runfolder, saving
 from nsn_edge.training.config import TrainConfig
-from nsn_edge.training.data import Columns, Examples, read_examples
+from nsn_edge.training.data import Columns, read_examples
 from nsn_edge.training.dense import dense_copy, nest_like_
 from nsn_edge.training.heads import label_ids_of, label_names, with_new_head
-from nsn_edge.training.objectives import HiddenDistillation, LabelLoss, LogitDistillation, Mixed, VariantLoss, weighting
+from nsn_edge.training.objectives import weighting
 from nsn_edge.training.safe_trainer import ProgressReport, SafeTrainer
+from nsn_edge.training.tasks import config_for, loss_for, rows_for
 from nsn_edge.training.trainer import NSNTrainer, drop_dense_weights_
-
-SCHEMA_VERSION = 1
-RUN_NAME = "run.json"
-TASKS = ("text-classification", "text-generation", "feature-extraction", "image-classification")
 
 _CALIBRATION_ROWS = 1000
 _FRACTIONS = (1.0, 0.75, 0.5, 0.35, 0.25)
@@ -122,20 +112,9 @@ def train_checkpoint(
     check_replaceable(output, is_checkpoint_folder)
     original = Checkpoint.load(path, progress=progress)
     task = task or original.task.name
-    job = _Job(original, path, output, source, task, _fitting(config, task, source), progress)
+    job = _Job(original, path, output, source, task, config_for(config, task), progress)
     job.open(restart)
     return job.run()
-
-
-def _fitting(config: TrainConfig, task: str, source: Source) -> TrainConfig:
-    """The settings, with what the task leaves no choice about."""
-    if task not in TASKS:
-        raise UsageError(f"unknown task {task!r}", f"choose one of {', '.join(TASKS)}")
-    if task == "feature-extraction":
-        if config.objective == "labels":
-            raise UsageError("feature extraction is distilled from the dense model and takes no labels")
-        return replace(config, objective="distill")
-    return config
 
 
 class _Job:
@@ -154,7 +133,7 @@ class _Job:
         self.source = source
         self.config = config
         self.progress = progress
-        self.folder = output.with_name(f"{output.name}.run")
+        self.folder = runfolder.run_folder(output)
         self.examples = read_examples(source.data, task, source.columns, source.split)
         self.needs_head = source.new_head or (task != original.task.name and task.endswith("-classification"))
         if task != original.task.name and not self.needs_head:
@@ -164,10 +143,11 @@ class _Job:
             )
         self.spec = original.task if task == original.task.name else TaskSpec(task, max_length=original.task.max_length)
         self.label_ids = self._label_ids()
-        self.rows = self._rows(self.examples)
+        self.rows = rows_for(self.spec, self.examples, original.assets, self.label_ids, config)
         self.held_out = None
         if source.held_out is not None:
-            self.held_out = self._rows(read_examples(source.held_out, task, source.columns, source.held_out_split))
+            held_out = read_examples(source.held_out, task, source.columns, source.held_out_split)
+            self.held_out = rows_for(self.spec, held_out, original.assets, self.label_ids, config)
         self.dense_epochs = config.dense_epochs
         if self.dense_epochs is None:
             self.dense_epochs = config.epochs if self.needs_head else 0.0
@@ -181,24 +161,22 @@ class _Job:
 
     def open(self, restart: bool) -> None:
         """Make the run's folder, or find that of an earlier run with the same settings."""
-        file = self.folder / RUN_NAME
+        assert self.original.assets is not None
+        mine = runfolder.identity(self.original.assets, self.examples, self.spec.name, self.needs_head, self.config)
         if self._is_main and restart:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            runfolder.forget(self.folder)
         self._wait()
-        if file.is_file():
-            self._check_same(file)
+        if runfolder.has_begun(self.folder):
+            runfolder.check_same(self.folder, mine, self.config)
         elif self._is_main:
-            if self.folder.exists() and any(self.folder.iterdir()):
-                raise UsageError(f"{self.folder} holds files of something else", "move it away, or choose another -o")
-            document = {"schema_version": SCHEMA_VERSION, "kind": "training-run", **self._identity()}
-            atomic_write_bytes(file, json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
+            runfolder.begin(self.folder, mine)
         self._wait()
 
     def run(self) -> Trained:
         """The dense part, where there is one, and the nested part."""
         start = self._start()
         model = start.model
-        loss = self._loss()
+        loss = loss_for(self.spec, self.config)
         trainer = NSNTrainer(
             model,
             self.arguments,
@@ -223,7 +201,7 @@ class _Job:
         trained = replace(start, model=model.eval(), provenance=self._provenance(start, sampler.trained(steps), steps))
         if self._is_main:
             trained.save(self.output)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            runfolder.forget(self.folder)
         self._wait()
         trained = replace(trained, assets=self.output)
         resumed = None if last is None else int(last.name.rsplit("-", 1)[1])
@@ -271,38 +249,12 @@ class _Job:
             replace(self.original, model=dense, task=self.spec).save(folder)
         self._wait()
 
-    def _loss(self) -> VariantLoss:
-        if self.config.objective == "labels":
-            return LabelLoss()
-        distillation: VariantLoss = LogitDistillation(self.config.temperature)
-        if self.spec.name == "feature-extraction":
-            pool = None if self.spec.pooling is None else partial(pool_hidden, task=self.spec)
-            distillation = HiddenDistillation(pool)
-        if self.config.objective == "distill":
-            return distillation
-        share = self.config.distill_weight
-        return Mixed(((1 - share, LabelLoss()), (share, distillation)))
-
     def _label_ids(self) -> dict[str, int] | None:
         if self.examples.labels is None:
             return None
         if self.needs_head:
             return {label: number for number, label in enumerate(label_names(self.examples))}
         return label_ids_of(self.original.model)
-
-    def _rows(self, examples: Examples) -> Rows:
-        assets, task = self.original.assets, self.spec.name
-        if task == "image-classification":
-            assert self.label_ids is not None
-            return image_rows(image_processor(assets), examples, self.label_ids)
-        limits = (self.config.max_length, self.spec.max_length)
-        length = min((limit for limit in limits if limit is not None), default=None)
-        if self.config.max_length is None and length is not None:
-            length = min(length, 256)
-        tokenizer = text_tokenizer(assets)
-        if task == "text-generation":
-            return token_blocks(tokenizer, examples, length)
-        return text_rows(tokenizer, examples, self.label_ids, length)
 
     def _measured(self, trainer: NSNTrainer) -> dict[int, float]:
         if self.held_out is None:
@@ -359,40 +311,6 @@ class _Job:
         """Until every process of a distributed run is here."""
         if self.arguments.world_size > 1:
             torch.distributed.barrier()
-
-    def _identity(self) -> dict[str, Any]:
-        """What must be the same for a run to be continued."""
-        digest = hashlib.sha256()
-        for item in (self.examples.texts, self.examples.pairs or (), self.examples.labels or ()):
-            digest.update(json.dumps(list(item), ensure_ascii=False).encode())
-        assert self.original.assets is not None
-        return {
-            "checkpoint": [sha256_of(self.original.assets / name) for name in (MANIFEST_NAME, WEIGHTS_NAME)],
-            "task": self.spec.name,
-            "data": digest.hexdigest(),
-            "new_head": self.needs_head,
-            "config": self.config.to_json(),
-        }
-
-    def _check_same(self, file: Path) -> None:
-        try:
-            found = json.loads(file.read_bytes())
-            version = found["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{file} is damaged: {error}", "begin anew with --restart") from error
-        if version != SCHEMA_VERSION:
-            raise CheckpointError(
-                f"{self.folder} has schema version {version!r}; this nsn-edge reads version {SCHEMA_VERSION}",
-                "go on with the nsn-edge that began it, or begin anew with --restart",
-            )
-        changed = self.config.differences(found.get("config", {}))
-        mine = self._identity()
-        changed += [f"another {name}" for name in mine if name != "config" and found.get(name) != mine[name]]
-        if changed:
-            raise UsageError(
-                f"{self.folder} is of a run with other settings ({'; '.join(changed[:3])})",
-                "repeat its settings to go on with it, or begin anew with --restart",
-            )
 
     def _provenance(self, start: Checkpoint, ranks: tuple[int, ...], steps: int) -> dict[str, Any]:
         training = {
