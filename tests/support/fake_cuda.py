@@ -148,7 +148,9 @@ class FakeCuda(types.ModuleType):
 
     def cudaGetDeviceProperties(self, device: int) -> tuple:
         name, major, minor = self.devices[device]
-        return cudaError_t.cudaSuccess, types.SimpleNamespace(name=name.encode(), major=major, minor=minor)
+        return cudaError_t.cudaSuccess, types.SimpleNamespace(
+            name=name.encode().ljust(256, b"\0"), major=major, minor=minor
+        )
 
     def cudaSetDevice(self, device: int) -> tuple:
         self._thread.device = device

@@ -61,7 +61,9 @@ class Cuda:
             raise EngineError(f"GPU {index} cannot be asked what it is: {_text(bindings, code)}")
         name = properties.name
         name = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-        return cls(bindings, index, EngineDevice(name.strip("\0 "), f"{properties.major}.{properties.minor}"))
+        return cls(
+            bindings, index, EngineDevice(name.partition("\0")[0].strip(), f"{properties.major}.{properties.minor}")
+        )
 
     def activate(self) -> None:
         """Make the device the calling thread's. Every thread begins at device 0."""
