@@ -137,6 +137,7 @@ class OnnxRuntimeEngine:
             "provider_options": dict(self.provider_options),
             "threads": self.threads,
             "share_weights": self.share_weights,
+            "device_weight_bytes": self.device_weight_bytes,
             "loaded": dict(self._loaded),
         }
 

@@ -125,6 +125,16 @@ def test_a_device_that_is_not_there_or_full(tiny_bundle: TinyBundle) -> None:
         DeviceWeights("cuda").add_to(ort.SessionOptions(), rung(tiny_bundle[0], 5), ort)
 
 
+def test_an_engine_tells_what_lies_on_its_device(tiny_bundle: TinyBundle) -> None:
+    engine = OnnxRuntimeEngine(share_weights=True)
+    assert engine.describe()["device_weight_bytes"] == 0
+    keep = engine._device_weights(("cpu", 0)).add_to(ort.SessionOptions(), rung(tiny_bundle[0], 5), ort)
+    assert engine.describe()["device_weight_bytes"] == engine.device_weight_bytes > 0
+    del keep
+    gc.collect()
+    assert engine.device_weight_bytes == 0
+
+
 def test_tensorrt_cannot_share() -> None:
     with pytest.raises(UsageError, match="cannot be shared"):
         OnnxRuntimeEngine(provider="tensorrt", share_weights=True)

@@ -148,6 +148,11 @@ def test_a_provider_that_does_not_start(
         OnnxRuntimeEngine(provider=provider).load(tiny_bundle[0] / "rank-005.onnx")
 
 
+def test_weights_that_do_not_go_onto_the_gpu(tiny_bundle: TinyBundle, gpu_session: type[GpuSession]) -> None:
+    with pytest.raises(EngineError, match=r"MB of weights\.bin do not go onto cuda"):
+        OnnxRuntimeEngine(provider="cuda", share_weights=True).load(tiny_bundle[0] / "rank-005.onnx")
+
+
 def test_a_graph_that_fails_is_no_matter_of_the_provider(
     tiny_bundle: TinyBundle, gpu_session: type[GpuSession]
 ) -> None:
