@@ -54,6 +54,12 @@ from nsn_edge.cli.common import emit, progress_bar, verb_options
     help="With int8 and int4: spare the N layers that suffer most, as measured on calibration text, with a range per "
     "token for their activations; auto spares those that suffer far more than the others.",
 )
+@click.option(
+    "--quality",
+    "quality_file",
+    type=click.Path(path_type=Path),
+    help="An evaluation of this checkpoint (eval --json-file): what its rungs keep goes into the manifest.",
+)
 @verb_options
 def command(
     checkpoint: Path,
@@ -65,6 +71,7 @@ def command(
     merge: bool,
     precision: str | None,
     keep_precise: str | None,
+    quality_file: Path | None,
     as_json: bool,
 ) -> None:
     """Write the nested CHECKPOINT (made by `adapt`) as a bundle: a graph per rung, every weight once.
@@ -74,6 +81,7 @@ def command(
     from nsn_edge.checkpoint import Checkpoint
     from nsn_edge.export.exporter import DEFAULT_FRACTIONS, ExportConfig, export_bundle
     from nsn_edge.export.precision.sensitivity import measure_damage, parse_keep, worst_layers
+    from nsn_edge.frontier.record import qualities
 
     config = ExportConfig(
         fractions=fractions or (() if ranks else DEFAULT_FRACTIONS),
@@ -87,11 +95,14 @@ def command(
     start = time.perf_counter()
     with progress_bar() as progress:
         loaded = Checkpoint.load(checkpoint)
+        quality = {}
+        if quality_file is not None:
+            quality = qualities(quality_file, checkpoint, config.rungs_of(loaded.ladder), precision)
         damage = {}
         if wanted:
             damage = measure_damage(loaded, config, progress=progress)
             config = replace(config, keep_precise=worst_layers(damage, wanted))
-        bundle = export_bundle(loaded, output, config, progress=progress)
+        bundle = export_bundle(loaded, output, config, progress=progress).record_quality(quality)
     seconds = time.perf_counter() - start
     ladder = bundle.manifest.ladder
     data = {

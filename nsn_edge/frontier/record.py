@@ -80,21 +80,29 @@ def read_evaluation(file: Path) -> dict[str, Any]:
     return data
 
 
-def qualities(file: Path, checkpoint: Path, rungs: RankLadder) -> dict[int, dict[str, float]]:
+def qualities(
+    file: Path, checkpoint: Path, rungs: RankLadder, precision: str | None = None
+) -> dict[int, dict[str, float]]:
     """The measured quality of a bundle's rungs, by rank; of those that were measured.
 
     Args:
         file: an evaluation.
         checkpoint: what is exported.
         rungs: the ladder of the bundle, with its rungs.
+        precision: of the bundle's weights; None for the checkpoint's own.
 
     Raises:
-        UsageError: the evaluation is of another checkpoint, or has none of the rungs.
+        UsageError: the evaluation is of another checkpoint or precision, or has none of the rungs.
         NsnEdgeError: see `read_evaluation`.
     """
     data = read_evaluation(file)
     if data.get("checkpoint_sha256") != fingerprint(checkpoint):
         raise UsageError(f"{file} is the evaluation of another checkpoint than {checkpoint}", _AGAIN)
+    if precision not in (None, data.get("precision")):
+        raise UsageError(
+            f"{file} was measured in {data.get('precision')}, and the bundle is to be {precision}",
+            "export without --quality, and measure the bundle itself: nsn-edge verify",
+        )
     measured = {(point["rank"], point["dense"]): float(point["quality"]) for point in data["points"]}
     found = {
         rung.rank: {data["metric"]: measured[rung.rank, rung.dense]}

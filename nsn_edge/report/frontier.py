@@ -19,6 +19,7 @@ from nsn_edge.report.views import percent
 
 _PANEL_WIDTH, _HEIGHT = 460, 350
 _TOP, _BOTTOM = 40, 296
+_MARGIN, _GAP = 14, 24
 _STYLE = """
 svg{--paper:#fff;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--mark:#2676be;--told:#b3541e;background:var(--paper)}
 @media(prefers-color-scheme:dark){svg{--paper:#14171b;--ink:#e8eaed;--soft:#a0a9b4;--line:#363d46;--mark:#68b2f4;
@@ -52,18 +53,17 @@ def frontier_svg(data: Mapping[str, Any]) -> str:
         title = f"{data['model']}: {data['metric_title']} at every rank"
     except (KeyError, TypeError, ValueError) as error:
         raise NsnEdgeError(f"this is no evaluation that can be drawn: {error!r}") from error
-    body = [el("g", panel, transform=f"translate({at * _PANEL_WIDTH} 0)") for at, panel in enumerate(panels)]
-    width = _PANEL_WIDTH * len(panels)
+    body = [el("g", panel, transform=f"translate({at * (_PANEL_WIDTH + _GAP)} 0)") for at, panel in enumerate(panels)]
+    width = (_PANEL_WIDTH + _GAP) * len(panels) - _GAP
     return el(
         "svg",
         el("title", title),
         el("style", Markup(_STYLE.strip())),
         body,
         xmlns="http://www.w3.org/2000/svg",
-        # Not through a keyword: SVG's attribute has a capital in it, and a file needs a size of its own.
-        viewBox=f"0 0 {width} {_HEIGHT}",
-        width=width,
-        height=_HEIGHT,
+        viewBox=f"{-_MARGIN} {-_MARGIN} {width + 2 * _MARGIN} {_HEIGHT + 2 * _MARGIN}",
+        width=width + 2 * _MARGIN,
+        height=_HEIGHT + 2 * _MARGIN,
         role="img",
     )
 
@@ -151,12 +151,12 @@ def _legend(frame: Frame, y: Scale, points: Sequence[Mapping[str, Any]], foretol
     """In the corner that the curve leaves free: quality rises with FLOPs, perplexity falls."""
     rises = points[-1]["quality"] >= points[0]["quality"]
     at = frame.bottom - 44 if rises else frame.top + 14
-    rows = [("rung", "rung"), ("between", "between rungs, no line drawn through")]
+    rows = [("rung", "rung"), ("between", "between rungs")]
     body: list[Markup] = []
     for step, (kind, text) in enumerate(rows):
-        body.append(el("circle", cx=frame.right - 258, cy=at + 18 * step - 4, r=4.5, class_=kind))
-        body.append(el("text", text, x=frame.right - 246, y=at + 18 * step, class_="aside"))
+        body.append(el("circle", cx=frame.right - 170, cy=at + 18 * step - 4, r=4.5, class_=kind))
+        body.append(el("text", text, x=frame.right - 158, y=at + 18 * step, class_="aside"))
     if foretold:
-        body.append(_line([(frame.right - 266, at + 32), (frame.right - 250, at + 32)], "told"))
-        body.append(el("text", "foretold by the energy", x=frame.right - 246, y=at + 36, class_="aside"))
+        body.append(_line([(frame.right - 178, at + 32), (frame.right - 162, at + 32)], "told"))
+        body.append(el("text", "foretold by the energy", x=frame.right - 158, y=at + 36, class_="aside"))
     return el("g", body)
