@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fake_cuda
 import fake_tensorrt
@@ -17,6 +18,7 @@ from built_engines import build_engines
 from tiny_bundle import TinyModel
 
 from nsn_edge.bundle import Bundle
+from nsn_edge.bundle.engine_record import EngineDevice
 from nsn_edge.errors import EngineError, StaleEngineError
 from nsn_edge.export.tensorrt.build import build, plan_build
 from nsn_edge.export.tensorrt.library import Library as BuildLibrary
@@ -144,6 +146,36 @@ def test_cudas_numbers_are_the_real_ones(name: str) -> None:
 def without_gpu(test: Callable[..., None]) -> Callable[..., None]:
     code, _ = cudart.cudaGetDeviceCount()
     return pytest.mark.skipif(int(code) == 0, reason="this machine has a GPU")(test)
+
+
+@without_gpu
+def test_the_real_bindings_take_what_we_give_them() -> None:
+    """Plain integers for addresses and streams, their own objects for graphs: an error code, and no TypeError."""
+    cuda = Cuda(cudart, 0, EngineDevice("none", "0.0"))
+    graph, executable, stream, address = cudart.cudaGraph_t(), cudart.cudaGraphExec_t(), 5, 1 << 40
+    calls: list[Callable[[], Any]] = [
+        cuda.activate,
+        lambda: cuda.allocate(100),
+        lambda: cuda.allocate_pinned(100),
+        lambda: cuda.free(address),
+        lambda: cuda.free_pinned(address),
+        lambda: cuda.to_device(address, address, 8, stream),
+        lambda: cuda.to_host(address, address, 8, stream),
+        lambda: cuda.read(address, address, 8),
+        cuda.new_stream,
+        lambda: cuda.synchronise(stream),
+        lambda: cuda.free_stream(stream),
+        lambda: cuda.begin_capture(stream),
+        lambda: cuda.end_capture(stream),
+        lambda: cuda.launch(executable, stream),
+        lambda: cuda.free_graph(executable),
+    ]
+    for call in calls:
+        with pytest.raises(EngineError, match=r"^CUDA cannot .+: .+ \(cudaError\w+\)"):
+            call()
+    cuda.abandon_capture(stream)
+    assert int(cudart.cudaGraphInstantiateWithFlags(graph, 0)[0])
+    assert int(cudart.cudaGraphDestroy(graph)[0])
 
 
 @without_gpu
