@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -17,10 +19,10 @@ from real_engines import SMALL, built, rtx
 from tiny_bundle import TinyModel, sign, write_tiny_bundle
 
 from nsn_edge.bundle import Bundle
-from nsn_edge.bundle.engines import record_path
+from nsn_edge.bundle.engines import EngineDevice, record_path
 from nsn_edge.errors import EngineError, MissingDependencyError, NsnEdgeError, RankError, UsageError
 from nsn_edge.export.tensorrt import build as build_module
-from nsn_edge.export.tensorrt import gpu, library
+from nsn_edge.export.tensorrt import gpu
 from nsn_edge.export.tensorrt.build import build, plan_build
 from nsn_edge.export.tensorrt.checks import Room, check_room, memory_bytes
 from nsn_edge.export.tensorrt.library import Library
@@ -161,7 +163,39 @@ def test_a_gpu_that_tensorrt_rtx_does_not_build_for(bundle: Bundle, asked: str) 
 def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "_DRIVER", "libcuda-of-nobody.so.1")
     assert gpu.current_gpu() is None
-    assert library.Library.load("tensorrt_rtx").device(None).sm == "sm80+"
+    assert rtx().device(None).sm == "sm80+"
+
+
+class _Driver:
+    """The CUDA driver's library, as far as it is asked: an RTX 3060, or a GPU that does not answer."""
+
+    def __init__(self, failing: str | None = None) -> None:
+        self.failing = failing
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            if name == self.failing:
+                return 100  # CUDA_ERROR_NO_DEVICE
+            if name == "cuDeviceGetName":
+                arguments[0].value = b"NVIDIA GeForce RTX 3060"
+            if name == "cuDeviceGetAttribute":
+                arguments[0]._obj.value = {75: 8, 76: 6}[arguments[1]]
+            return 0
+
+        return call
+
+
+def test_the_gpu_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: _Driver())
+    assert gpu.current_gpu() == EngineDevice("NVIDIA GeForce RTX 3060", "8.6")
+    # TensorRT-RTX's engines are of a kind of GPU.
+    assert rtx().device(None) == EngineDevice.kind("8.6")
+
+
+@pytest.mark.parametrize("call", ["cuInit", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute"])
+def test_a_driver_that_fails(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: _Driver(call))
+    assert gpu.current_gpu() is None
 
 
 # Engines that are there and are not good: built again, for the reason that is said

@@ -146,3 +146,14 @@ def test_a_simulation_without_queries_needs_no_engine(tmp_path: Path) -> None:
     exit_code, out, _ = json.loads(run_without(TRAINING | ENGINE, code, cwd=tmp_path))
     assert exit_code == 0
     assert json.loads(out)["kind"] == "simulation"
+
+
+def test_an_engine_is_built_without_the_training_libraries(tmp_path: Path) -> None:
+    """On a device, where TensorRT reads the graph and its weights by itself."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install '.[rtx]'")
+    write_tiny_bundle(tmp_path / "plain")
+    line = ("build", "plain", "--backend", "tensorrt-rtx", "--device", "sm86", "--kind", "dynamic", "--json")
+    code = f"{RUN}\nprint(json.dumps(run(*{line!r})))"
+    exit_code, out, err = json.loads(run_without(TRAINING | {"onnxruntime"}, code, cwd=tmp_path))
+    assert exit_code == 0, err
+    assert [engine["built"] for engine in json.loads(out)["engines"]] == [True]
