@@ -79,6 +79,7 @@ RECIPES = (
     Recipe("default, distillation alone", "whitened", {"objective": "distill"}),
     Recipe("default, every parameter", "whitened", {"trained": "all"}),
     Recipe("default, sandwich", "whitened", {"plan": "sandwich", "draws": 1}),
+    Recipe("default, small ranks more often", "whitened", {"lean": 1.0}),
     Recipe("default, rungs alone", "whitened", {"ranks": "ladder"}),
     Recipe("a model for each rank", "whitened", kind="separate"),
 )
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, few steps, small data")
     parser.add_argument("--data", default="", help=f"which of {', '.join(ARENAS)}, with commas between; default: all")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recipes", default="", help="only those whose name holds one of these words, commas between")
     options = parser.parse_args()
     names = options.data.split(",") if options.data else (["digits", "stories"] if options.quick else list(ARENAS))
     rows: list[dict[str, Any]] = []
@@ -104,7 +106,8 @@ def main() -> None:
             arena = make(seed, options.quick)
             dense.append({"arena": arena.name, "seed": seed, "score": arena.score(arena.dense)})
             for recipe in RECIPES:
-                if not _fits(recipe, arena):
+                wanted = not options.recipes or any(word in recipe.name for word in options.recipes.split(","))
+                if not wanted or not _fits(recipe, arena):
                     continue
                 print(f"{time.perf_counter() - start:.0f} s: {arena.name}, seed {seed}: {recipe.name}", file=sys.stderr)
                 rows += run(arena, recipe, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,19 @@ def command(path: Path, show_layers: bool, no_hashes: bool, as_json: bool) -> No
             f"[bold]{escape(checkpoint.name)}[/] ({data['architecture']}, {checkpoint.task.name}): a nested checkpoint"
         )
         for key, value in checkpoint.provenance.items():
-            console.print(f"  {key}: {value}", markup=False)
+            console.print(f"  {key}: {_training_line(value) if key == 'training' else value}", markup=False)
         console.print(_layer_table(checkpoint.ladder, show_layers))
 
     emit(data, render, as_json)
+
+
+def _training_line(training: Mapping[str, Any]) -> str:
+    """What `--json` gives in full."""
+    config, ranks = training["config"], training["ranks"]
+    return (
+        f"{training['steps']} steps of {config['batch_size']} on {training['data']} for {training['task']}, "
+        f"{config['objective']}; {len(ranks)} ranks, {ranks[0]} to {ranks[-1]}"
+    )
 
 
 def _bundle_json(bundle: Any) -> dict[str, Any]:

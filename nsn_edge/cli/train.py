@@ -29,6 +29,7 @@ def _settings(function: _Command) -> _Command:
         click.option("--lowest", type=int, help="The smallest rank to train."),
         click.option("--highest", type=int, help="The largest rank to draw."),
         click.option("--draws", type=int, help="How many ranks a step draws. Default: 2."),
+        click.option("--lean", type=float, help="Draw small ranks more often, by rank**-lean. Default: 0."),
         click.option("--widen", type=float, help="Share of the steps over which the ranks widen downwards."),
         click.option("--train", "trained", type=click.Choice(["factors", "all"]), help="What is trained."),
         click.option("--steps", type=int, help="Optimiser steps, in place of --epochs."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -64,6 +65,8 @@ class TrainConfig:
     """The largest rank to draw; None for the first that costs as much as the dense model."""
     draws: int = 2
     """How many ranks a step draws."""
+    lean: float = 0.0
+    """How much more often small ranks are drawn: by `rank ** -lean`. 0 draws all alike, 1 every octave alike."""
     widen: float = 0.0
     """The curriculum: over this share of the steps the span of ranks widens downwards."""
     trained: str = "factors"
@@ -119,8 +122,8 @@ class TrainConfig:
                 raise UsageError(f"{name} is a share of the steps, 0 to 1, not {getattr(self, name)}")
         if self.max_length is not None and self.max_length < 2:
             raise UsageError(f"max_length is 2 tokens or more, not {self.max_length}")
-        if self.seed < 0 or self.weight_decay < 0:
-            raise UsageError("the seed and the weight decay are 0 or more")
+        if self.seed < 0 or self.weight_decay < 0 or not 0 <= self.lean < math.inf:
+            raise UsageError("the seed, the weight decay and the lean are 0 or more")
         if self.batch_size % self.accumulate:
             raise UsageError(f"a batch of {self.batch_size} does not divide into {self.accumulate} micro-batches")
         if self.rungs and self.ranks != "ladder":
@@ -152,6 +155,7 @@ class TrainConfig:
             draws=self.draws,
             widen_steps=round(self.widen * total_steps),
             seed=self.seed,
+            lean=self.lean,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -108,6 +107,8 @@ class RankSampler:
     to all of it. 0 for none."""
     seed: int = 0
     """Of the draws."""
+    lean: float = 0.0
+    """How much more often small ranks are drawn: by `rank ** -lean`. 0 draws all alike, 1 every octave alike."""
 
     def __post_init__(self) -> None:
         if self.plan not in PLANS:
@@ -118,8 +119,8 @@ class RankSampler:
         check_rank(self.pool[-1], self.top)
         if self.draws < 1:
             raise UsageError(f"a step draws 1 rank or more, not {self.draws}")
-        if self.widen_steps < 0 or self.seed < 0:
-            raise UsageError("the steps of the curriculum and the seed are 0 or more")
+        if self.widen_steps < 0 or self.seed < 0 or not 0 <= self.lean < np.inf:
+            raise UsageError("the steps of the curriculum, the seed and the lean to small ranks are 0 or more")
 
     @property
     def count(self) -> int:
@@ -130,7 +131,9 @@ class RankSampler:
         """The ranks of a step (counted from 0): the anchor if any, the random ones falling, the smallest if any."""
         pool = self.open_at(step)
         generator = np.random.default_rng([self.seed, step])
-        drawn = sorted((int(rank) for rank in generator.choice(pool, size=self.draws)), reverse=True)
+        odds = (np.asarray(pool) / pool[0]) ** -self.lean
+        chosen = generator.choice(pool, size=self.draws, p=odds / odds.sum())
+        drawn = sorted((int(rank) for rank in chosen), reverse=True)
         anchor = () if self.plan == "random" else (self.top,)
         smallest = (pool[0],) if self.plan == "sandwich" else ()
         return (*anchor, *drawn, *smallest)
@@ -145,15 +148,3 @@ class RankSampler:
     def trained(self, steps: int) -> tuple[int, ...]:
         """Every rank that the first `steps` steps take, rising."""
         return tuple(sorted({rank for step in range(steps) for rank in self.ranks_at(step)}))
-
-    def to_json(self) -> dict[str, Any]:
-        """What describes it, as plain JSON types."""
-        return {
-            "plan": self.plan,
-            "lowest": self.pool[0],
-            "highest": self.pool[-1],
-            "pool": len(self.pool),
-            "draws": self.draws,
-            "widen_steps": self.widen_steps,
-            "seed": self.seed,
-        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,8 +81,26 @@ def test_what_was_trained_is_the_union_and_seeds_differ() -> None:
     assert [sampler.ranks_at(step) for step in range(9)] != [other.ranks_at(step) for step in range(9)]
 
 
+def test_a_lean_draws_small_ranks_as_often_as_it_says() -> None:
+    sampler = RankSampler(tuple(range(1, 65)), 64, draws=1000, lean=1.0)
+    counts = np.bincount(sampler.ranks_at(0), minlength=65)[1:]
+    expected = 1000 / np.arange(1, 65) / (1 / np.arange(1, 65)).sum()
+    for low, high in ((1, 2), (2, 4), (4, 8), (8, 16), (16, 32), (32, 64)):  # octaves
+        assert counts[low - 1 : high - 1].sum() == pytest.approx(expected[low - 1 : high - 1].sum(), abs=45)
+    even = np.bincount(RankSampler(tuple(range(1, 65)), 64, draws=1000).ranks_at(0), minlength=65)[1:]
+    assert even[:32].sum() == pytest.approx(500, abs=60)
+
+
 def test_samplers_that_make_no_sense() -> None:
-    for problem in ({"plan": "odd"}, {"draws": 0}, {"widen_steps": -1}, {"pool": ()}, {"pool": (3, 2)}, {"top": 4}):
+    for problem in (
+        {"plan": "odd"},
+        {"draws": 0},
+        {"widen_steps": -1},
+        {"pool": ()},
+        {"pool": (3, 2)},
+        {"top": 4},
+        {"lean": -1.0},
+    ):
         with pytest.raises(UsageError):
             RankSampler(**{"pool": (1, 5), "top": 8, **problem})
 
