@@ -17,7 +17,8 @@ from tiny_bundle import ALL_RUNGS, TinyModel
 
 from nsn_edge.errors import EngineError
 from nsn_edge.runtimes.engines import LoadedGraph, TensorRtEngine, run_holding
-from nsn_edge.runtimes.engines.tensorrt.memory import block_bytes
+from nsn_edge.runtimes.engines.tensorrt.cuda import Cuda
+from nsn_edge.runtimes.engines.tensorrt.memory import DeviceTensor, Pool, block_bytes
 
 TinyBundle = tuple[Path, TinyModel]
 TENSORRTS = [("tensorrt", "8.6.2"), ("tensorrt", "10.3.0"), ("tensorrt-rtx", "1.7.1.116")]
@@ -344,8 +345,6 @@ def test_held_tensors_never_leave_the_gpu_and_outlive_their_graph(any_device: De
 
 def test_a_held_input_is_used_where_it_lies(device: Device, tiny_bundle: TinyBundle, graph: LoadedGraph) -> None:
     other = load(TensorRtEngine(), tiny_bundle, 5)  # of another engine object, on the same GPU
-    from nsn_edge.runtimes.engines.tensorrt import DeviceTensor
-
     workspace = other._resources.workspace  # type: ignore[attr-defined]
     x = DeviceTensor(workspace.pool, device.cuda and workspace.cuda, np.dtype(np.float32), (3, 16))
     device.cuda.view(x.address, x.size_bytes)[:] = np.frombuffer(batch().tobytes(), np.uint8)
@@ -365,6 +364,37 @@ def test_blocks_of_held_tensors_are_used_again(device: Device, tiny_bundle: Tiny
     assert "cudaMalloc" not in device.cuda.calls
     assert "cudaFree" not in device.cuda.calls
     assert "cudaStreamBeginCapture" not in device.cuda.calls, "what lies elsewhere each time is not worth recording"
+
+
+def test_a_cache_that_grows_does_not_pile_up_outgrown_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = pretend_device(monkeypatch)
+    cuda = Cuda.open()
+    pool = Pool(cuda)
+    for _ in range(2):  # two texts
+        cache: list[DeviceTensor] = []
+        for length in range(1, 1500):
+            cache = [DeviceTensor(pool, cuda, np.dtype(np.float32), (length, 64)) for _ in range(4)]
+            live = sum(tensor.size_bytes for tensor in cache)
+            assert device.cuda.used_bytes <= 5 * live + 16 * 256
+        del cache
+    assert device.cuda.calls.count("cudaMalloc") < 2 * 600, "of 12000 tensors"
+    pool.close()
+    assert device.cuda.is_clean
+
+
+def test_idle_blocks_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = pretend_device(monkeypatch, memory_bytes=20_000)
+    cuda = Cuda.open()
+    pool = Pool(cuda)
+    kept = [DeviceTensor(pool, cuda, np.dtype(np.uint8), (4096,)) for _ in range(2)]
+    DeviceTensor(pool, cuda, np.dtype(np.uint8), (8192,))  # given back at once
+    large = DeviceTensor(pool, cuda, np.dtype(np.uint8), (10_000,))
+    assert device.cuda.used_bytes < 20_000
+    with pytest.raises(EngineError, match="CUDA cannot allocate"):
+        DeviceTensor(pool, cuda, np.dtype(np.uint8), (8192,))
+    del kept, large
+    pool.close()
+    assert device.cuda.is_clean
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------
@@ -444,8 +474,28 @@ def test_outputs_whose_size_depends_on_values(device: Device, tiny_bundle: TinyB
         graph.run({"x": batch()})
 
 
-def test_a_background_load_does_not_disturb_a_recording(device: Device, tiny_bundle: TinyBundle) -> None:
-    """CUDA forbids some calls to the thread that records, and to no other: loads allocate meanwhile."""
+def test_a_recording_lets_other_threads_allocate(device: Device, tiny_bundle: TinyBundle, graph: LoadedGraph) -> None:
+    """CUDA forbids some calls to the thread that records, and to no other: a load gets its weights meanwhile."""
+    codes: list[int] = []
+
+    def allocate() -> None:
+        code, address = device.cuda.cudaMalloc(100)
+        codes.append(code)
+        device.cuda.memory.pop(address, None)
+
+    def elsewhere() -> None:
+        thread = threading.Thread(target=allocate)
+        thread.start()
+        thread.join()
+
+    device.library.while_recording = elsewhere
+    for seed in range(3):
+        check(graph, tiny_bundle, seed=seed)
+    assert codes == [0]
+    assert "cudaGraphLaunch" in device.cuda.calls
+
+
+def test_graphs_load_and_close_while_others_are_recorded(device: Device, tiny_bundle: TinyBundle) -> None:
     engine = TensorRtEngine()
     graph = load(engine, tiny_bundle, 5)
     wrong: list[BaseException] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,8 @@ class FakeTensorRt(types.ModuleType):
         self.data_dependent = False
         self.refuses_to_run = False
         self.refuses_to_record = False
+        self.while_recording: Callable[[], None] = lambda: None
+        """Called in the midst of each recording."""
 
     def gone(self, what: str) -> None:
         self.alive.remove(what.partition(" ")[0])

@@ -112,6 +112,8 @@ class IExecutionContext:
             self.lib.cuda.invalidate(stream_handle)
             self._error("Error Code 1: Cuda Runtime (operation not permitted when stream is capturing)")
             return False
+        if recording:
+            self.lib.while_recording()
         self._settled = self._state
         run = Run(self, recording, stream_handle)
         if not recording:

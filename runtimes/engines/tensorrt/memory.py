@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-from collections import defaultdict, deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -100,11 +100,16 @@ class Scratch:
 
 
 class Pool:
-    """Blocks on the GPU that are used again. `take` and `close` are called under the workspace's lock."""
+    """Blocks on the GPU that are used again. `take` and `close` are called under the workspace's lock.
+
+    A decoder's cache outgrows one size after the other and needs none of them again: so before another block is
+    allocated, those that lie idle are freed, the longest unused sizes first, until no more is idle than in use.
+    """
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
-        self._free: dict[int, list[int]] = defaultdict(list)
+        self._idle: OrderedDict[int, list[int]] = OrderedDict()
+        self._idle_bytes = self._used_bytes = 0
         self._returned: deque[tuple[int, int]] = deque()
         self._closed = False
 
@@ -112,8 +117,22 @@ class Pool:
         """An address, and the size of the block."""
         size_bytes = block_bytes(size_bytes)
         self._sort_in()
-        blocks = self._free[size_bytes]
-        return (blocks.pop() if blocks else self._cuda.allocate(size_bytes)), size_bytes
+        blocks = self._idle.get(size_bytes)
+        if blocks:
+            address = blocks.pop()
+            self._idle_bytes -= size_bytes
+            self._idle.move_to_end(size_bytes)
+        else:
+            self._trim(self._used_bytes)
+            try:
+                address = self._cuda.allocate(size_bytes)
+            except EngineError:
+                if not self._idle_bytes:
+                    raise
+                self._trim(0)
+                address = self._cuda.allocate(size_bytes)
+        self._used_bytes += size_bytes
+        return address, size_bytes
 
     def give_back(self, address: int, size_bytes: int) -> None:
         """Of `take`. Runs where the last reference to a tensor goes, so in any thread and in the midst of anything,
@@ -126,14 +145,27 @@ class Pool:
         """Free what is not in use, now, and the rest as it comes back."""
         self._closed = True
         self._free_returned()
-        for blocks in self._free.values():
+        while self._idle:
+            _, blocks = self._idle.popitem()
             while blocks:
                 self._cuda.free(blocks.pop())
 
     def _sort_in(self) -> None:
         while self._returned:
             address, size_bytes = self._returned.popleft()
-            self._free[size_bytes].append(address)
+            self._idle.setdefault(size_bytes, []).append(address)
+            self._idle_bytes += size_bytes
+            self._used_bytes -= size_bytes
+
+    def _trim(self, most_bytes: int) -> None:
+        """Free idle blocks until no more than this is left."""
+        while self._idle_bytes > most_bytes:
+            size_bytes, blocks = next(iter(self._idle.items()))
+            if blocks:
+                self._cuda.free(blocks.pop())
+                self._idle_bytes -= size_bytes
+            else:
+                del self._idle[size_bytes]
 
     def _free_returned(self) -> None:
         with contextlib.suppress(EngineError):  # nobody is there to hear of it
