@@ -119,15 +119,13 @@ def command(
 
 def _rungs(checkpoint: Any, fractions: tuple[float, ...], ranks: tuple[int, ...]) -> list[int]:
     """What was asked for; else the trained ranks, where they are few; else those that export takes."""
-    from nsn_edge.frontier.measuring import trained_ranks
     from nsn_edge.sensitivity import rank_within
 
     ladder = checkpoint.ladder
     if fractions or ranks:
         return [*(ladder.rank_for_fraction(fraction) for fraction in fractions), *ranks]
-    trained = trained_ranks(checkpoint)
-    if trained and len(trained) <= _MANY:
-        return sorted(trained)
+    if 0 < len(checkpoint.trained_ranks) <= _MANY:
+        return sorted(checkpoint.trained_ranks)
     return sorted({rank_within(ladder, fraction) for fraction in (0.75, 0.5, 0.35, 0.25)})
 
 

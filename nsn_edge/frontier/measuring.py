@@ -44,7 +44,7 @@ def measure_frontier(
     if between < 0:
         raise UsageError(f"the number of ranks between two rungs is 0 or more, not {between}")
     dense = all(layer.weight is not None for layer in nsn_layers(model).values())
-    trained = trained_ranks(checkpoint)
+    trained = frozenset(checkpoint.trained_ranks)
     stops = sorted({*rungs} - ({ladder.max_rank} if dense else set()))
     ends = [*stops, ladder.max_rank] if dense else stops
     ranks = sorted({*stops, *ranks_between(ladder, ends, between)})
@@ -65,7 +65,7 @@ def measure_frontier(
                 dense=False,
                 flops_fraction=ladder.flops_fraction(rank),
                 rung=rank in stops,
-                trained=None if trained is None else rank in trained,
+                trained=rank in trained if trained else None,
                 energy_kept=mean_kept(kept, ladder.layer_ranks(rank)),
                 left_out=1 - mean_kept(kept, ladder.layer_ranks(rank), weights),
                 quality=quality,
@@ -75,13 +75,6 @@ def measure_frontier(
         points.append(Point(ladder.max_rank, True, 1.0, True, None, 1.0, 0.0, best))
     progress("measure", len(ranks) + 1, len(ranks) + 1)
     return frontier(measure.metric, "dense" if dense else "full rank", points, best, decay_of(kept))
-
-
-def trained_ranks(checkpoint: Checkpoint) -> frozenset[int] | None:
-    """The ranks that training has drawn; None for a checkpoint that was not trained."""
-    training = checkpoint.provenance.get("training")
-    ranks = training.get("ranks") if isinstance(training, dict) else None
-    return frozenset(ranks) if isinstance(ranks, list) else None
 
 
 def ranks_between(ladder: RankLadder, rungs: Sequence[int], count: int) -> list[int]:

@@ -21,7 +21,7 @@ from nsn_edge.errors import NsnEdgeError, RankError, UsageError
 from nsn_edge.evaluation import embed_texts
 from nsn_edge.frontier.energy import decay_of, energy_kept, layer_weights, mean_kept
 from nsn_edge.frontier.measures import Columns, Perplexity, measure_for
-from nsn_edge.frontier.measuring import measure_frontier, ranks_between, trained_ranks
+from nsn_edge.frontier.measuring import measure_frontier, ranks_between
 from nsn_edge.frontier.record import csv_text, fingerprint, qualities, read_evaluation
 from nsn_edge.layers import at_dense, at_rank, ladder_of, nsn_layers
 from nsn_edge.metrics import spearman
@@ -152,8 +152,6 @@ def test_without_the_dense_weights_full_rank_is_the_reference(embedder_folder, s
 def test_trained_ranks_are_marked(embedder: Path, sentences: Path, tokenizer) -> None:
     loaded = Checkpoint.load(embedder)
     checkpoint = Checkpoint(loaded.model, loaded.task, "trained", {"training": {"ranks": [8, 24]}}, loaded.assets)
-    assert trained_ranks(checkpoint) == {8, 24}
-    assert trained_ranks(loaded) is None
     found = measure_frontier(checkpoint, measure_for(loaded.model, tokenizer, loaded.task, sentences), [8, 24])
     assert {point.rank: point.trained for point in found.points} == {8: True, 16: False, 24: True, 32: None}
 
