@@ -24,7 +24,7 @@ from nsn_edge.export.reference import Batch, Case, Reference
 from nsn_edge.ladder import Rung
 from nsn_edge.progress import Progress, silent
 
-TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.3, "int4": 0.15}
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.5, "int4": 0.2}
 """Largest allowed difference by the graph's precision, relative to the larger of 1 and the tensor's largest magnitude.
 On MiniLM two sound float32 engines that sum in another order differ by 2e-5 of it at most; one layer short of one
 direction at a rung, by 1.2e-3 and more. float16 itself has steps of 1e-3 there, and sound engines differ by up to 3e-3
@@ -33,7 +33,7 @@ on small random models.
 What is quantised is compared with torch computing with the same integers (`precision.simulated`), not with the model as
 it was: the loss of quantising is a matter of quality, not of agreement. Its limits are wide all the same. Activations
 are rounded to steps, so a sum that differs in its last bit may land a whole step away, and from there on two sound
-engines drift apart by up to what quantising costs (0.15 on MiniLM in int8; exactly 0 where no sum was on the brink).
+engines drift apart by up to what quantising costs (0.25 on MiniLM in int8; exactly 0 where no sum was on the brink).
 So integers and scales are compared by themselves besides, to the last bit (`precision.stored`)."""
 
 

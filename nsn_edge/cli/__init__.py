@@ -23,6 +23,7 @@ VERBS = {
     "verify": "compare every rung and form with torch",
     "build": "TensorRT engines of a bundle, on the device or ahead of time",
     "profile": "measure every rung on this machine",
+    "report": "draw profiles as a page: which rank, in which precision",
     "run": "answer a query at a rank, or one chosen by policy",
     "simulate": "replay a telemetry trace through a policy",
     "inspect": "explain a bundle or a checkpoint",

@@ -24,7 +24,7 @@ from nsn_edge.cli.common import emit, progress_bar, read_texts, verb_options
 @click.option(
     "--tolerance",
     type=float,
-    help="Largest relative difference allowed. Default: 1e-4 in fp32, 1e-2 in fp16, 0.3 in int8, 0.15 in int4.",
+    help="Largest relative difference allowed. Default: 1e-4 in fp32, 1e-2 in fp16, 0.5 in int8, 0.2 in int4.",
 )
 @click.option(
     "--quality/--no-quality",

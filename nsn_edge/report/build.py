@@ -9,10 +9,12 @@ from typing import Any
 
 from nsn_edge._version import __version__
 from nsn_edge.atomic import atomic_write_bytes
+from nsn_edge.errors import UsageError
 from nsn_edge.report import evidence, sections
 from nsn_edge.report.footprint import Footprint
 from nsn_edge.report.headline import choose_metric, facts, headline
 from nsn_edge.report.markup import Markup, el, join
+from nsn_edge.report.pairs import pairs_section
 from nsn_edge.report.style import RungColours, style_sheet
 from nsn_edge.report.views import (
     ProfileView,
@@ -32,6 +34,8 @@ class ReportData:
 
     profile: Mapping[str, Any]
     """`kind` is `profile`."""
+    others: Sequence[Mapping[str, Any]] = ()
+    """Profiles of the same model's bundles in other precisions, taken on the same machine with the same inputs."""
     simulation: Mapping[str, Any] | None = None
     """`kind` is `simulation`."""
     verification: Mapping[str, Any] | None = None
@@ -57,6 +61,7 @@ def build_report(data: ReportData) -> str:
 
     Raises:
         NsnEdgeError: a part is not of its kind, is too new, or lacks a key.
+        UsageError: the profiles cannot be compared with each other.
     """
     profile = profile_view(data.profile)
     verification = verification_view(data.verification) if data.verification is not None else None
@@ -64,7 +69,9 @@ def build_report(data: ReportData) -> str:
     simulation = simulation_view(data.simulation) if data.simulation is not None else None
     top = answer_view(data.top_answer) if data.top_answer is not None else None
     lowest = answer_view(data.lowest_answer) if data.lowest_answer is not None else None
-    colours = RungColours(rung.rank for rung in profile.rungs)
+    profiles = [profile, *(profile_view(other) for other in data.others)]
+    _check_comparable(profiles)
+    colours = RungColours(rung.rank for view in profiles for rung in view.rungs)
     metric = choose_metric(profile)
     title = headline(profile, metric)
     figures = facts(profile, data.footprint, simulation, verification)
@@ -78,6 +85,7 @@ def build_report(data: ReportData) -> str:
             evidence.warnings_box(profile.warnings),
         ),
         sections.quality_section(profile, metric, data.quality_note, colours),
+        pairs_section(profiles, metric, colours),
         sections.latency_section(profile, metric, colours),
         sections.footprint_section(data.footprint),
         sections.simulation_section(simulation, data.trace_note, colours),
@@ -104,6 +112,25 @@ def save_report(data: ReportData, path: Path) -> None:
         NsnEdgeError: as `build_report`, or the disk is full or the folder cannot be written.
     """
     atomic_write_bytes(path, build_report(data).encode())
+
+
+def _check_comparable(profiles: Sequence[ProfileView]) -> None:
+    first = profiles[0]
+    seen = {first.precision}
+    for other in profiles[1:]:
+        if other.model != first.model:
+            raise UsageError(f"these profiles are of two models, {first.model} and {other.model}")
+        if other.precision in seen:
+            raise UsageError(
+                f"two of these profiles are in {other.precision}", "give one profile for each precision of the model"
+            )
+        seen.add(other.precision)
+        for key in ("batch_size", "sequence_length", "dimensions", "threads"):
+            if other.settings.get(key) != first.settings.get(key):
+                raise UsageError(
+                    f"these profiles were taken with {key} {first.settings.get(key)} and {other.settings.get(key)}",
+                    "profile both bundles with the same inputs and threads",
+                )
 
 
 def _with_verified_quality(profile: ProfileView, verification: VerificationView | None) -> ProfileView:

@@ -49,6 +49,11 @@ class ProfileView:
     warnings: tuple[str, ...]
 
     @property
+    def precision(self) -> str:
+        """Of the weights; profiles that do not say are older than any but float32."""
+        return str(self.settings.get("precision", "fp32"))
+
+    @property
     def dense(self) -> Rung | None:
         """The rung the others are compared with."""
         return next((rung for rung in self.rungs if rung.dense), None)

@@ -104,7 +104,7 @@ def profile_bundle(
         bundle_path=str(bundle.path),
         model=bundle.manifest.model,
         host=machine.to_json(),
-        settings=_settings_json(settings, description),
+        settings={**_settings_json(settings, description), "precision": bundle.manifest.precision},
         rungs=rungs,
         peak_memory_mb=peak_mb,
         warnings=tuple(_warnings(rungs, settings.measure, machine, description)),
