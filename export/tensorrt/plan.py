@@ -31,7 +31,6 @@ KINDS = ("rung", "dynamic")
 _FORM = {"rung": "static", "dynamic": "sliced"}
 _GRAPHS = {"fp32": ("fp32", "tf32", "fp16", "bf16"), "fp16": ("fp16",)}
 """By the precision of a graph: what an engine of it may compute with."""
-_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
 _KERNELS_BYTES = 12_000_000
 """What a profile adds besides weights: kernels and tables. MiniLM and Llamas came to 3 to 7 MB each."""
 LEVELS = range(6)
@@ -93,11 +92,11 @@ class EngineJob:
 
     @property
     def expected_bytes(self) -> int:
-        """About how large the engine will be: its weights once, and more than its kernels will need."""
-        weights = (
-            (self.artifact.weight_bytes or 0) * _BYTES[self.precision] // _BYTES[self.artifact.precision or "fp32"]
-        )
-        return weights + _KERNELS_BYTES * len(self.profiles)
+        """About how large the engine will be, rather more than less. TensorRT-RTX 1.7 keeps a rung's weights once for
+        each profile, turned as its kernels like them; factors that are sliced in every run it keeps once."""
+        copies = len(self.profiles) if self.kind == "rung" else 1
+        # Not less for half precision: of a small model most weights are embeddings, which stay as they are.
+        return copies * (self.artifact.weight_bytes or 0) + _KERNELS_BYTES * len(self.profiles)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""

@@ -92,6 +92,8 @@ def test_a_decoder_with_its_cache(decoder_bundle: Bundle, tmp_path: Path) -> Non
     (with_two,) = built(decoder_bundle, tmp_path, sizes=SMALL_CACHED, ranks=(9,), decode_profile=True)
     assert "other options: decode_profile" in with_two.reason
     decode, prefill = with_two.stored.record.profiles
+    config = BuildConfig(ranks=(9,), sizes=SMALL_CACHED, decode_profile=True)
+    assert with_two.stored.record.size_bytes < plan_jobs(decoder_bundle, config)[0].expected_bytes
     assert decode.name == "rank 9, decode"
     assert decode.inputs["input_ids"].max == (1, 1)
     assert prefill.inputs["input_ids"].max == (1, 32)
