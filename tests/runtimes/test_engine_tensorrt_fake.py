@@ -8,14 +8,13 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import fake_cuda
 import fake_tensorrt
 import pytest
 from built_engines import build_engines
-from tiny_bundle import TinyModel
+from tensorrt_cases import TinyBundle
 
 from nsn_edge.bundle import Bundle
 from nsn_edge.bundle.engine_record import EngineDevice
@@ -30,7 +29,6 @@ from nsn_edge.runtimes.engines.tensorrt.library import Library
 trt = pytest.importorskip("tensorrt_rtx", reason="the package tensorrt-rtx has wheels for Linux and Windows on x86-64")
 cudart = pytest.importorskip("cuda.bindings.runtime", reason="needs the package cuda-bindings")
 
-TinyBundle = tuple[Path, TinyModel]
 _HELPERS = {"numpy_type", "output_shapes", "compute"}
 """Methods of the fakes that are no part of the API: of no underscore, as other fakes call them."""
 _FAKES = ("Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig", "IRuntimeCache", "ILogger")

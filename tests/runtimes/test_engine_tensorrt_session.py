@@ -3,26 +3,24 @@ stays on the GPU while the rank changes."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from built_engines import Device, build_engines, pretend_device
 from families import POSITIONS, family_checkpoint
-from tiny_bundle import ALL_RUNGS, TinyModel
+from tensorrt_cases import TENSORRTS, TinyBundle, batch, engine_of
+from tiny_bundle import ALL_RUNGS
 
 from nsn_edge.bundle import Bundle
 from nsn_edge.errors import EngineError, StaleEngineError
 from nsn_edge.export.exporter import ExportConfig, export_bundle
-from nsn_edge.runtimes.engines import FaultyEngine, HeldArray, OnnxRuntimeEngine, TensorRtEngine
+from nsn_edge.runtimes.engines import FaultyEngine, HeldArray, OnnxRuntimeEngine
 from nsn_edge.runtimes.engines.tensorrt import DeviceTensor
 from nsn_edge.runtimes.generation import Decoder, GenerationConfig, Generator
 from nsn_edge.runtimes.generation.generator import left_padded
 from nsn_edge.runtimes.session import EdgeSession
 
-TinyBundle = tuple[Path, TinyModel]
-TENSORRTS = [("tensorrt", "8.6.2"), ("tensorrt", "10.3.0"), ("tensorrt-rtx", "1.7.1.116")]
 PROMPTS = [[5, 6, 7, 8, 9, 10], [3], [11, 12, 13]]
 
 
@@ -38,14 +36,6 @@ def decoder_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(params=TENSORRTS, ids="-".join)
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Device:
     return pretend_device(monkeypatch, *request.param)
-
-
-def engine_of(device: Device) -> TensorRtEngine:
-    return TensorRtEngine(device.library.__name__.replace("_", "-"))
-
-
-def batch(rows: int = 3, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((rows, 16)).astype(np.float32)
 
 
 def test_a_session_switches_evicts_and_frees_everything(device: Device, tiny_bundle: TinyBundle) -> None:

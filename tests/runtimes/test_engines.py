@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from built_engines import build_engines, pretend_device
-from tiny_bundle import ALL_RUNGS, TinyModel
+from tensorrt_cases import TENSORRTS, TinyBundle, batch
+from tiny_bundle import ALL_RUNGS
 
 from nsn_edge.bundle import Bundle, TensorSpec
 from nsn_edge.errors import EngineError
 from nsn_edge.runtimes.engines import Engine, LoadedGraph, OnnxRuntimeEngine, TensorRtEngine, run_holding
-
-TinyBundle = tuple[Path, TinyModel]
-TENSORRTS = [("tensorrt", "8.6.2"), ("tensorrt", "10.3.0"), ("tensorrt-rtx", "1.7.1.116")]
 
 
 @pytest.fixture(params=["onnxruntime", *TENSORRTS], ids=lambda p: p if isinstance(p, str) else "-".join(p))
@@ -35,10 +32,6 @@ def graph(engine: Engine, tiny_bundle: TinyBundle) -> Iterator[LoadedGraph]:
     graph = engine.load(tiny_bundle[0] / "rank-005.onnx")
     yield graph
     graph.close()
-
-
-def batch(rows: int = 3, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((rows, 16)).astype(np.float32)
 
 
 def agrees(found: np.ndarray, expected: np.ndarray) -> bool:
