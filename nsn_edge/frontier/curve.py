@@ -41,7 +41,7 @@ class Metric:
     @property
     def unit(self) -> str:
         """What one unit of loss is."""
-        return "points" if self.higher_is_better else "% (log)"
+        return "points" if self.higher_is_better else "hundredths of a nat"
 
     def level(self, value: float) -> float:
         """The value on the scale on which losses are differences: in points of 100, or 100 times the logarithm, so that

@@ -79,7 +79,7 @@ def measure_frontier(
 
 def ranks_between(ladder: RankLadder, rungs: Sequence[int], count: int) -> list[int]:
     """Ranks evenly spread between neighbouring rungs; those that alignment makes the same model as one of them or as
-    each other are left out.
+    each other are left out, and those that cost as much as the rung above, which nobody would choose.
 
     Args:
         ladder: says which layer ranks a rank means.
@@ -92,7 +92,7 @@ def ranks_between(ladder: RankLadder, rungs: Sequence[int], count: int) -> list[
         for step in range(1, count + 1):
             rank = low + (high - low) * step // (count + 1)
             layer_ranks = tuple(ladder.layer_ranks(rank).values())
-            if layer_ranks not in models:
+            if layer_ranks not in models and ladder.macs(rank) < ladder.macs(high):
                 models.add(layer_ranks)
                 found.append(rank)
     return found

@@ -9,7 +9,9 @@ quality                      quality                    energy
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nsn_edge.errors import NsnEdgeError
@@ -20,6 +22,7 @@ from nsn_edge.report.views import percent
 _PANEL_WIDTH, _HEIGHT = 460, 350
 _TOP, _BOTTOM = 40, 296
 _MARGIN, _GAP = 14, 24
+_MOST_TICKS = 7
 _STYLE = """
 svg{--paper:#fff;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--mark:#2676be;--told:#b3541e;background:var(--paper)}
 @media(prefers-color-scheme:dark){svg{--paper:#14171b;--ink:#e8eaed;--soft:#a0a9b4;--line:#363d46;--mark:#68b2f4;
@@ -45,10 +48,11 @@ def frontier_svg(data: Mapping[str, Any]) -> str:
     """
     try:
         points = list(data["points"])
-        panels = [_by_flops(points, data["metric_title"], bool(data["prediction"]))]
+        quality = _Quality(data["metric_title"], logarithmic=not data["higher_is_better"])
+        panels = [_by_flops(points, quality)]
         timed = [point for point in points if point.get("p50_ms") is not None]
         if timed:
-            panels.append(_by_latency(timed, data["metric_title"]))
+            panels.append(_by_latency(timed, quality))
         panels.append(_energy(data["decay"]))
         title = f"{data['model']}: {data['metric_title']} at every rank"
     except (KeyError, TypeError, ValueError) as error:
@@ -68,35 +72,72 @@ def frontier_svg(data: Mapping[str, Any]) -> str:
     )
 
 
-def _by_flops(points: Sequence[Mapping[str, Any]], name: str, foretold: bool) -> Markup:
+@dataclass(frozen=True)
+class _Quality:
+    """How quality is drawn: as it is, or, where it multiplies, by its logarithm."""
+
+    name: str
+    logarithmic: bool
+
+    def at(self, value: float) -> float:
+        """Where a value stands on the axis."""
+        return math.log10(value) if self.logarithmic else value
+
+    def scale(self, points: Sequence[Mapping[str, Any]], frame: Frame) -> Scale:
+        """Of the measured values; what is foretold far off may leave the frame, and is not drawn."""
+        values = [self.at(point["quality"]) for point in points]
+        pad = max((max(values) - min(values)) * 0.08, 1e-3)
+        return Scale(min(values) - pad, max(values) + pad, frame.bottom, frame.top)
+
+    def axis(self, frame: Frame, y: Scale) -> Markup:
+        """Round values: 1, 2, 5 of every decade, or every decade where those are many."""
+        if not self.logarithmic:
+            stops = ticks(y.low, y.high, 5)
+            return y_axis(frame, y, stops, tick_labels(stops))
+        decades = range(math.floor(y.low), math.ceil(y.high) + 1)
+        for factors in ((1, 2, 5), (1,)):
+            values = [float(factor) * 10.0**decade for decade in decades for factor in factors]
+            inside = [value for value in values if y.low <= math.log10(value) <= y.high]
+            if len(inside) <= _MOST_TICKS:
+                break
+        return y_axis(frame, y, [math.log10(value) for value in inside], [f"{value:g}" for value in inside])
+
+
+def _by_flops(points: Sequence[Mapping[str, Any]], quality: _Quality) -> Markup:
     frame = Frame(left=52, top=_TOP, right=_PANEL_WIDTH - 16, bottom=_BOTTOM)
     x = Scale(0.0, 1.06, frame.left, frame.right)
-    told = [point for point in points if point["predicted"] is not None]
-    values = [point["quality"] for point in points] + [point["predicted"] for point in told]
-    y = _scale(values, frame)
-    shares = [0.0, 0.25, 0.5, 0.75, 1.0]
-    body = [
-        *_axes(frame, x, y, name, shares, [f"{share:.0%}" for share in shares], "linear FLOPs"),
-        _line([(x(point["flops_fraction"]), y(point["quality"])) for point in points if point["rung"]], "trend"),
+    y = quality.scale(points, frame)
+    told = [
+        (x(point["flops_fraction"]), y(quality.at(point["predicted"])))
+        for point in points
+        if point["predicted"] is not None and point["predicted"] > 0
     ]
-    if foretold:
-        body.append(_line([(x(point["flops_fraction"]), y(point["predicted"])) for point in told], "told"))
-    body += [_mark(x(point["flops_fraction"]), y(point["quality"]), point) for point in points]
-    body.append(_legend(frame, y, points, foretold))
-    return el("g", body)
+    told = [(px, py) for px, py in told if frame.top <= py <= frame.bottom]
+    shares = [0.0, 0.25, 0.5, 0.75, 1.0]
+    labels = [f"{share:.0%}" for share in shares]
+    spots = [(x(point["flops_fraction"]), y(quality.at(point["quality"])), point) for point in points]
+    return el(
+        "g",
+        *_axes(frame, x, y, quality, shares, labels, "linear FLOPs"),
+        _line([(px, py) for px, py, point in spots if point["rung"]], "trend"),
+        _line(told, "told") if told else None,
+        [_mark(px, py, point, quality.logarithmic) for px, py, point in spots],
+        _legend(frame, points, bool(told)),
+    )
 
 
-def _by_latency(points: Sequence[Mapping[str, Any]], name: str) -> Markup:
+def _by_latency(points: Sequence[Mapping[str, Any]], quality: _Quality) -> Markup:
     frame = Frame(left=52, top=_TOP, right=_PANEL_WIDTH - 16, bottom=_BOTTOM)
     x = Scale(0.0, max(point["p50_ms"] for point in points) * 1.12, frame.left, frame.right)
-    y = _scale([point["quality"] for point in points], frame)
+    y = quality.scale(points, frame)
     stops = ticks(0.0, x.high, 6)
-    body = [
-        *_axes(frame, x, y, name, stops, tick_labels(stops), "ms per answer, measured (median)"),
-        _line([(x(point["p50_ms"]), y(point["quality"])) for point in points], "trend"),
-        *(_mark(x(point["p50_ms"]), y(point["quality"]), point) for point in points),
-    ]
-    return el("g", body)
+    spots = [(x(point["p50_ms"]), y(quality.at(point["quality"])), point) for point in points]
+    return el(
+        "g",
+        *_axes(frame, x, y, quality, stops, tick_labels(stops), "ms per answer, measured (median)"),
+        _line([(px, py) for px, py, _ in spots], "trend"),
+        [_mark(px, py, point, quality.logarithmic) for px, py, point in spots],
+    )
 
 
 def _energy(decay: Mapping[str, Any]) -> Markup:
@@ -119,35 +160,37 @@ def _energy(decay: Mapping[str, Any]) -> Markup:
 
 
 def _axes(
-    frame: Frame, x: Scale, y: Scale, name: str, x_values: list[float], x_labels: list[str], x_title: str
+    frame: Frame, x: Scale, y: Scale, quality: _Quality, x_values: list[float], x_labels: list[str], x_title: str
 ) -> list[Markup]:
-    y_values = ticks(y.low, y.high, 5)
     return [
-        y_axis(frame, y, y_values, tick_labels(y_values)),
+        quality.axis(frame, y),
         x_axis(frame, x, x_values, x_labels, x_title),
-        el("text", name, x=0, y=16, class_="title"),
+        el("text", quality.name, x=0, y=16, class_="title"),
     ]
-
-
-def _scale(values: Sequence[float], frame: Frame) -> Scale:
-    pad = max((max(values) - min(values)) * 0.08, 1e-3)
-    return Scale(min(values) - pad, max(values) + pad, frame.bottom, frame.top)
 
 
 def _line(points: Sequence[tuple[float, float]], kind: str) -> Markup:
     return el("polyline", points=" ".join(f"{px:.1f},{py:.1f}" for px, py in points), class_=kind)
 
 
-def _mark(at_x: float, at_y: float, point: Mapping[str, Any]) -> Markup:
+def _mark(at_x: float, at_y: float, point: Mapping[str, Any], falls: bool) -> Markup:
+    """A point, and a rung's name on the side that the curve leaves free."""
     label = "dense" if point["dense"] else percent(point["flops_fraction"])
     note = f"rank {point['rank']}, {label}: {point['quality']:.4g}"
     if not point["rung"]:
         return el("g", el("title", f"{note}, between rungs"), el("circle", cx=at_x, cy=at_y, r=4, class_="between"))
-    text = el("text", label, x=at_x - 4, y=at_y - 9, text_anchor="end", class_="strong")
+    place: dict[str, str | float]
+    if not falls:
+        place = {"x": at_x - 4, "y": at_y - 9, "text_anchor": "end"}
+    elif point["dense"]:
+        place = {"x": at_x - 10, "y": at_y + 5, "text_anchor": "end"}
+    else:
+        place = {"x": at_x + 6, "y": at_y - 8, "text_anchor": "start"}
+    text = el("text", label, class_="strong", **place)
     return el("g", el("title", note), el("circle", cx=at_x, cy=at_y, r=5.5, class_="rung"), text)
 
 
-def _legend(frame: Frame, y: Scale, points: Sequence[Mapping[str, Any]], foretold: bool) -> Markup:
+def _legend(frame: Frame, points: Sequence[Mapping[str, Any]], foretold: bool) -> Markup:
     """In the corner that the curve leaves free: quality rises with FLOPs, perplexity falls."""
     rises = points[-1]["quality"] >= points[0]["quality"]
     at = frame.bottom - 44 if rises else frame.top + 14
