@@ -105,6 +105,11 @@ class FakeCuda(types.ModuleType):
         return sum(block.nbytes for block in self.memory.values())
 
     @property
+    def last_error(self) -> cudaError_t:
+        """Of the calling thread, until it asks: whoever asks after a launch is told of what went wrong before it."""
+        return getattr(self._thread, "last", cudaError_t.cudaSuccess)
+
+    @property
     def current_device(self) -> int:
         """The calling thread's."""
         return getattr(self._thread, "device", 0)
@@ -164,7 +169,8 @@ class FakeCuda(types.ModuleType):
 
     def cudaGetLastError(self) -> tuple:
         self.calls.append("cudaGetLastError")
-        return (self.broken or cudaError_t.cudaSuccess,)
+        last, self._thread.last = self.last_error, cudaError_t.cudaSuccess
+        return (self.broken or last,)
 
     def cudaMemGetInfo(self) -> tuple:
         return cudaError_t.cudaSuccess, self.memory_bytes - self.used_bytes, self.memory_bytes
@@ -304,6 +310,12 @@ class FakeCuda(types.ModuleType):
     # --- inside ---
 
     def _code(self, name: str, *, unsafe: bool = True) -> cudaError_t:
+        code = self._verdict(name, unsafe)
+        if code:
+            self._thread.last = code
+        return code
+
+    def _verdict(self, name: str, unsafe: bool) -> cudaError_t:
         """What a call returns before it does anything. Whoever records may not make calls that wait."""
         self.calls.append(name)
         if self.broken:

@@ -101,6 +101,9 @@ class IExecutionContext:
                 f"IExecutionContext::enqueueV3: Error Code 3: API Usage Error (Address is not set for {unset[0]})"
             )
             return False
+        if self.lib.cuda.last_error:
+            self._error(f"Error Code 1: Cuda Runtime ({self.lib.cuda.last_error.name})")  # another's, as it happens
+            return False
         if self.lib.cuda.current_device != self._device or self._device != self.engine.device:
             self._error("Error Code 1: Cuda Runtime (invalid resource handle)")
             return False
