@@ -103,7 +103,7 @@ def _per_token(rewriter: Rewriter, tape: Tape, x: ir.Value) -> tuple[ir.Value, i
     last = rewriter.constant("axis.last", ir.Tensor(np.array([-1], dtype=np.int64)))
     smallest = rewriter.constant("smallest", ir.Tensor(np.array(SMALLEST_ROW, dtype=np.float32)))
     largest = tape.op("ReduceMax", [tape.op("Abs", [x]), last], {"keepdims": 1})
-    size = tape.op("Max", [largest, smallest])
+    size = tape.op("Add", [largest, smallest])  # not Max, which is twice as slow
     return tape.op("Div", [x, size]), size
 
 

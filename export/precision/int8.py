@@ -24,7 +24,7 @@ LEVELS = 127
 """Steps on either side of zero."""
 
 SMALLEST_ROW = 1e-20
-"""What a token is divided by at least where each has a range of its own: a row of zeros stays one."""
+"""Added to what a token is divided by where each has a range of its own: a row of zeros stays one."""
 
 
 def quantise(name: str, matrix: npt.NDArray[Any], *, axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:

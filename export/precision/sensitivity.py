@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nsn_edge.export.exporter import ExportConfig
 
 AUTO = "auto"
-OUTLIER = 3.5
+OUTLIER = 4.0
 """`auto` spares layers whose damage is past this many times the median layer's."""
 
 

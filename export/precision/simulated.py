@@ -89,7 +89,7 @@ class _Weights:
 def _nested(layer: NSNLinear, weights: _Weights, original_from: int | None, kept: bool, x: Tensor) -> Tensor:
     """A nested layer's `forward`."""
     rounded = rounded_activations if weights.precision == "int8" else _as_it_is
-    size = x.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_ROW) if kept else None
+    size = x.abs().amax(dim=-1, keepdim=True) + SMALLEST_ROW if kept else None
     x = x if size is None else x / size
     if layer.dense or (original_from is not None and layer.rank >= original_from):
         product = rounded(x) @ weights.dense
