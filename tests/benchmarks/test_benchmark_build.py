@@ -39,6 +39,7 @@ def test_it_runs_and_its_figures_fit_together(tmp_path: Path) -> None:
         assert engine["size_bytes"] > 0
         assert engine["seconds"] > 0
         assert 0 < engine["room"]["disk"] < 1
+        assert engine["peak_bytes"] > engine["size_bytes"]
     sums = {total["way"]: total["size_bytes"] for total in document["totals"]}
     assert sums["rung"] == sum(engine["size_bytes"] for engine in by_way["rung"])
     assert all(abs(ratio["bytes"] - 1) < 0.02 for ratio in document["ratios"])
