@@ -74,6 +74,24 @@ def test_a_rank_more_of_the_dynamic_engine_costs_no_memory(any_device: Device, t
     graph.close()
 
 
+def test_a_load_without_room_leaves_the_others_their_scratch_memory(
+    tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = pretend_device(monkeypatch, memory_bytes=1_000_000)
+    build_engines(tiny_bundle[0])
+    engine = TensorRtEngine()
+    graph = load(engine, tiny_bundle, 5)
+    for seed in range(3):
+        check(graph, tiny_bundle, seed=seed)
+    build_engines(tiny_bundle[0], scratch_bytes=2_000_000)
+    with pytest.raises(EngineError, match="CUDA cannot allocate 2 MB"):
+        load(engine, tiny_bundle, 8)
+    for seed in range(3):
+        check(graph, tiny_bundle, seed=seed)
+    graph.close()
+    assert device.cuda.is_clean
+
+
 def test_a_graph_recorded_at_one_rank_does_not_answer_for_another(device: Device, tiny_bundle: TinyBundle) -> None:
     graph = load(TensorRtEngine(), tiny_bundle, None)
     for rank in (7, 6, 7, 6, 7, 6, 8, 8, 8, 7, 6):  # of one profile
