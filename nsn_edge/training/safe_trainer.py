@@ -87,6 +87,9 @@ class SafeTrainer(Trainer):  # type: ignore[misc]
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "mtime may not be reliable", UserWarning)
                     super()._save_checkpoint(model, trial)
+            except BaseException:
+                saving.discard_staged(run)  # on a full disk every byte counts
+                raise
             finally:
                 self._staging = False
             self.accelerator.wait_for_everyone()

@@ -23,7 +23,7 @@ STAGING = ".saving"
 WEIGHTS_NAME = "model.safetensors"
 
 _FOLDER = re.compile(r"checkpoint-(\d+)")
-_TORCH_WRITER = re.compile(r"PytorchStreamWriter|file write failed|iostream error|basic_ios")
+_TORCH_WRITER = re.compile(r"inline_container|PytorchStreamWriter|file write failed|iostream error|basic_ios")
 _RESTART = "begin the run again without its folder"
 
 

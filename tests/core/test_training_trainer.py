@@ -230,7 +230,7 @@ def test_a_full_disk_while_saving_keeps_what_stands(
 
     def full(value: Any, path: Any, *rest: Any, **options: Any) -> None:
         if run.state.global_step == 4:
-            raise RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file")
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 502528 vs 502420")
         real(value, path, *rest, **options)
 
     monkeypatch.setattr(torch, "save", full)
@@ -240,6 +240,7 @@ def test_a_full_disk_while_saving_keeps_what_stands(
     assert last is not None
     assert last.name == "checkpoint-2"
     assert json.loads((last / "trainer_state.json").read_text())["global_step"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 
 def test_a_state_of_another_model_is_refused(nested: Reader, train_data: Digits, tmp_path: Path) -> None:
