@@ -1,14 +1,16 @@
 """What each layer sees: the second moments of its inputs, streamed over calibration batches.
 
-    for every batch:  forward pre-hooks keep each distinct input (padding left out)  ->  C += x^T x  in float64
+    for every batch:  forward pre-hooks see each distinct input (padding left out)  ->  C += x^T x  in float64
 
-Only `[d_in, d_in]` per distinct input is kept across batches, so calibration takes any number of tokens. Layers fed by
-the very same tensor (query, key and value; gate and up) share one sum.
+Only `[d_in, d_in]` per distinct input is kept, within a batch too, so calibration takes any number of tokens, and no
+activation lives longer than without it. Layers fed by the very same tensor (query, key and value; gate and up) share
+one sum.
 """
 
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +66,7 @@ def collect_covariances(
     with evaluating(model), torch.no_grad():
         for done, batch in enumerate(batches, start=1):
             for seen in _inputs_of(model, modules, _to_device(batch, device)):
-                sums.setdefault(tuple(seen.names), _Sum()).add(seen.rows)
+                sums.setdefault(tuple(seen.names), _Sum()).add(seen)
             progress("calibrate", done, total)
     return _by_module(modules, sums)
 
@@ -209,20 +211,18 @@ class _Sum:
     total: Tensor | None = None
     tokens: int = 0
 
-    def add(self, rows: Tensor) -> None:
-        rows = rows.double()
-        if self.total is None:
-            self.total = rows.new_zeros(rows.shape[1], rows.shape[1])
-        self.total.addmm_(rows.T, rows)
-        self.tokens += rows.shape[0]
+    def add(self, seen: _Seen) -> None:
+        self.total = seen.product if self.total is None else self.total.add_(seen.product)
+        self.tokens += seen.tokens
 
 
 @dataclass
 class _Seen:
     """One distinct input tensor of a forward pass, and who took it."""
 
-    tensor: Tensor  # held, so that no other tensor can have its identity
-    rows: Tensor  # a copy without padding: the model may go on to change `tensor` in place
+    tensor: weakref.ref[Tensor]  # while it lives, no other has its identity; held, all activations would stay
+    product: Tensor  # taken at once: the model may go on to change the tensor in place
+    tokens: int
     names: list[str] = field(default_factory=list)
 
 
@@ -231,24 +231,30 @@ def _inputs_of(model: nn.Module, modules: Mapping[str, nn.Module], batch: Batch)
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     seen: dict[int, _Seen] = {}
 
+    inputs: list[_Seen] = []
+
     def keep(name: str, x: Tensor) -> None:
-        if id(x) not in seen:
-            seen[id(x)] = _Seen(x, _token_rows(x, mask))
-        seen[id(x)].names.append(name)
+        known = seen.get(id(x))
+        if known is None or known.tensor() is not x:
+            rows = _token_rows(x, mask).double()
+            known = _Seen(weakref.ref(x), rows.T @ rows, len(rows))
+            seen[id(x)] = known
+            inputs.append(known)
+        known.names.append(name)
 
     with contextlib.ExitStack() as hooks:
         for name, module in modules.items():
             handle = module.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
             hooks.callback(handle.remove)
         model(**batch) if isinstance(batch, Mapping) else model(batch)
-    return list(seen.values())
+    return inputs
 
 
 def _token_rows(x: Tensor, mask: Tensor | None) -> Tensor:
-    """`[tokens, d_in]`, a copy, padding left out where the mask applies."""
+    """`[tokens, d_in]`, padding left out where the mask applies."""
     if mask is not None and mask.dim() == 2 and x.dim() == 3 and x.shape[:2] == mask.shape:
         return x[mask.bool()]
-    return x.reshape(-1, x.shape[-1]).clone()
+    return x.reshape(-1, x.shape[-1])
 
 
 def _by_module(modules: Mapping[str, nn.Module], sums: Mapping[tuple[str, ...], _Sum]) -> dict[str, Covariance]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -228,3 +229,20 @@ def test_no_texts_and_no_batch_are_refused(tokenizer: Any) -> None:
         text_batches(tokenizer, [])
     with pytest.raises(UsageError, match="not 0"):
         text_batches(tokenizer, TEXTS, batch_size=0)
+
+
+def test_no_input_outlives_its_layer() -> None:
+    """What a deep model's layers see, all at once, is more than the model: each is let go when it was summed."""
+    alive: list[int] = []
+    inputs: list[weakref.ref[torch.Tensor]] = []
+
+    class Watched(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            inputs.append(weakref.ref(x))
+            alive.append(sum(reference() is not None for reference in inputs))
+            return super().forward(x)
+
+    model = nn.Sequential(*(Watched(8, 8) for _ in range(6)))
+    covariances = collect_covariances(model, [torch.randn(4, 8)], lambda module, _: isinstance(module, nn.Linear))
+    assert all(covariance.tokens == 4 for covariance in covariances.values())
+    assert max(alive) <= 3  # the caller's own batch, this layer's input, and the one before it
