@@ -20,6 +20,7 @@ Call = Callable[[], object]
 
 _CALLS = MeasureSettings(warmup=5, min_repetitions=60, min_time_s=0.25, max_time_s=6.0, calls_per_turn=5)
 _FEW = MeasureSettings(warmup=1, min_repetitions=3, min_time_s=0.0, max_time_s=2.0, calls_per_turn=1)
+_FEWEST_CALLS = 4  # of each candidate: warm-up, untimed, timed, and one over
 _ENERGY_S = 1.5  # the counter moves on every 20 to 100 ms
 _SWITCHES, _SWITCHING_S = 200, 3.0
 
@@ -33,7 +34,7 @@ def latency_rows(
     calls_at_once: int = 1,
     **about: Any,
 ) -> list[dict[str, Any]]:
-    """A row per rank.
+    """A row per rank; none, and a note, where a call takes longer than there is time.
 
     Args:
         section: that has the time.
@@ -44,9 +45,17 @@ def latency_rows(
         calls_at_once: inferences that one call makes.
         about: what else each row says.
     """
-    settings = (
-        _FEW if section.plan.quick else replace(_CALLS, max_time_s=max(1.0, min(_CALLS.max_time_s, section.left_s)))
-    )
+    calls[dense]()
+    call_s = _timed_ms(calls[dense]) / 1e3
+    if _FEWEST_CALLS * len(calls) * call_s > section.left_s:
+        place = " ".join(str(value) for value in about.values())
+        section.results.notes.append(f"{place}: not run: a call takes {call_s:.1f} s, too long for the time left")
+        return []
+    settings = _CALLS
+    if section.plan.quick:
+        settings = _FEW
+    elif (share_s := section.left_s / 4) < _CALLS.max_time_s:
+        settings = replace(_CALLS, max_time_s=max(1.0, share_s))
     samples = measure(calls, settings)
     stats = {rank: LatencyStats.from_samples([ms / calls_at_once for ms in taken]) for rank, taken in samples.items()}
     rows = []

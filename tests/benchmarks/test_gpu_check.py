@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import json
@@ -311,6 +312,17 @@ def test_parts_fail_alone(load: Load, tmp_path: Path) -> None:
     assert results.why.startswith("broken: ValueError at test_gpu_check.py:")
     assert [note.split(":")[0] for note in results.notes] == ["absent", "large", "broken", "late"]
     assert saved == ["ok", "ok", "failed", "failed"]
+
+
+def test_calls_that_take_too_long_are_not_begun(load: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    timing, module = load("timing"), load("section")
+    section = module.Section(module.Plan(tmp_path, tmp_path), module.Results(), lambda: None, 60.0)
+    called: list[int] = []
+    calls = {rank: functools.partial(called.append, rank) for rank in (64, 128)}
+    monkeypatch.setattr(timing, "_timed_ms", lambda call: 10_000.0)
+    assert timing.latency_rows(section, calls, {64: 0.5, 128: 1.0}, 128, model="m", workload="prefill") == []
+    assert section.results.notes == ["m prefill: not run: a call takes 10.0 s, too long for the time left"]
+    assert called == [128]
 
 
 @pytest.mark.parametrize(
