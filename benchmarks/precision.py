@@ -49,6 +49,8 @@ from nsn_edge.runtimes.profiling.inputs import synthesise_inputs
 from nsn_edge.runtimes.text import TextEmbedder
 
 TOKENS = (8, 32, 128)
+WORDS = 20_000
+"""Of MiniLM's vocabulary, which made-up inputs are drawn from."""
 PAST = 64
 LIMITS = {8: 0.70, 32: 0.70, 128: 0.85}
 QUICK_SIZE = DecoderSize(hidden=128, layers=2, intermediate=352, heads=4)
@@ -77,7 +79,7 @@ def main() -> None:
         half = encoder["int8"].manifest.ladder.rung_within(0.5).rank
         top = encoder["int8"].manifest.ladder.max_rank
         operators = {
-            name: operator_ms(encoder["int8"].file(encoder["int8"].graph(rank)), encoder["int8"], 128)
+            name: operator_ms(encoder["int8"].file(encoder["int8"].graph(rank)), encoder["int8"], max(TOKENS))
             for name, rank in (("dense", top), ("50 %", half))
         }
         source = random_decoder(QUICK_SIZE if options.quick else DecoderSize())
@@ -175,7 +177,7 @@ def decoder_rows(bundles: Mapping[str, Bundle], source: Checkpoint, settings: Me
 
 def inputs_of(bundle: Bundle, tokens: int, past: int = 0, source: Checkpoint | None = None) -> dict[str, np.ndarray]:
     sizes = {"batch_size": 1, "sequence_length": tokens, "past_sequence_length": past}
-    words = 20_000 if source is None else source.model.config.vocab_size
+    words = WORDS if source is None else source.model.config.vocab_size
     return dict(synthesise_inputs(bundle.manifest.inputs, sizes, vocabulary=words))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Run
+from decoder_folder import write_decoder_folder
 
 from nsn_edge.bundle import Bundle
 
@@ -50,6 +51,20 @@ def test_from_export_to_the_page_that_compares(
     assert (outcome.code, outcome.out) == (0, f"{page}: 2 profiles\n")
     assert "Which rank in which precision" in page.read_text()
     assert run("simulate", int8).code == 0
+
+
+def test_a_decoder_in_int4_is_verified_judged_and_writes(run: Run, tmp_path: Path) -> None:
+    checkpoint, path = tmp_path / "checkpoint", tmp_path / "int4"
+    model = write_decoder_folder(tmp_path / "model")
+    assert run("adapt", model, "-o", checkpoint, "--task", "text-generation", "--calibration-sentences", 20).code == 0
+    assert run("export", checkpoint, "-o", path, "--precision", "int4").code == 0
+    outcome = run("verify", path, checkpoint, "--json")
+    assert outcome.code == 0, outcome.err
+    quality = json.loads(outcome.out)["quality"].values()
+    assert all(0 <= rung["top1_agreement"] <= 1 for rung in quality)
+    outcome = run("run", path, "--prompt", "the class of an object", "--max-new-tokens", 4, "--json")
+    assert outcome.code == 0, outcome.err
+    assert len(json.loads(outcome.out)["tokens"]) <= 4
 
 
 def test_what_does_not_exist_is_said_in_a_line(checkpoint: Path, run: Run, tmp_path: Path) -> None:
