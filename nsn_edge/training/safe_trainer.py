@@ -34,7 +34,8 @@ class SafeTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, model: nn.Module, args: TrainingArguments, **options: Any) -> None:
         self._staging = False
         args.remove_unused_columns = False  # the batch goes to the model as it is
-        args.ddp_find_unused_parameters = bool(args.ddp_find_unused_parameters)  # every step uses all that is trained
+        if args.ddp_find_unused_parameters is None:  # a pooler, say, that nothing of reaches the loss
+            args.ddp_find_unused_parameters = not args.gradient_checkpointing
         if args.ddp_broadcast_buffers is None:
             args.ddp_broadcast_buffers = False
         super().__init__(model=model, args=args, **options)

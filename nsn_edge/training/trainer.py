@@ -77,6 +77,8 @@ class NSNTrainer(SafeTrainer):
         hierarchy = Hierarchy(model, loss, weights, teacher, call)
         if trained is not None:
             set_trained_(model, trained)
+        if trained == "factors" and args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False  # every step reaches all factors, if with zeros
         super().__init__(model=hierarchy, args=args, **options)
 
     def train(self, *arguments: Any, **options: Any) -> Any:
