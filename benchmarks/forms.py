@@ -224,7 +224,7 @@ def remembered(subject: Subject) -> list[dict[str, Any]]:
 
 
 def weights_of_rungs(subject: Subject) -> dict[str, int]:
-    """Bytes of the weights in use, once: of the rungs, which is what `static` stores; of `bound` those of every rank."""
+    """Bytes of the weights in use, once: what `static` stores is the rungs'; of `bound` every rank's."""
     files = {form: bundle.path / "weights.bin" for form, bundle in subject.alone.items()}
     static = files["static"].stat().st_size
     return {"static": static, "gated": static, "bound": files["bound"].stat().st_size}

@@ -1,9 +1,10 @@
 """What a form keeps in memory, told by the process that keeps it: `resident_memory` starts one afresh for each answer.
 
 Every rung of every bundle named is opened and run (of `bound` every direction of the factors too), and every id of the
-vocabulary is embedded once, so that all weights a user may touch have been touched. Then the kernel is asked (`/proc/self/smaps`): pages of the weights file by their
-proportional share, since one page mapped at several addresses is in memory once, and anonymous pages (repacked weights,
-graphs, activations), less those of the process when onnxruntime has run a graph of one node.
+vocabulary is embedded once, so that all weights a user may touch have been touched. Then the kernel is asked
+(`/proc/self/smaps`): pages of the weights file by their proportional share, since one page mapped at several addresses
+is in memory once, and anonymous pages (repacked weights, graphs, activations), less those of the process when
+onnxruntime has run a graph of one node.
 """
 
 from __future__ import annotations
