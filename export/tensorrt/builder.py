@@ -1,7 +1,8 @@
 """One engine: a parsed network, a configuration, and the library's builder at work where Ctrl-C still reaches us.
 
-The builder runs for seconds to minutes inside one call. It gets a thread of its own, so that an interrupt arrives at
-once; the library is then told to stop, through the monitor by which it also reports progress, where it has one.
+The builder runs for seconds to minutes inside one call. Everything that calls the library gets a thread of its own, so
+that an interrupt arrives at once and whole; the library is then told to stop, through the monitor by which it also
+reports progress, where it has one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from nsn_edge.bundle import Bundle
 from nsn_edge.bundle.engines import EngineDevice
@@ -31,6 +32,7 @@ _SHAPES = "violate shape constraints"
 """What the builder says of sizes that the graph cannot take."""
 
 Percent = Callable[[int], None]
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -62,22 +64,30 @@ def build_engine(
     """
     library.check_precision(job.precision)
     start = time.perf_counter()
-    network = parse(library, bundle.file(job.artifact))
-    multiply_out_(network)
-    if job.kind == "dynamic":
-        follow_ranks_(network, {layer.curve for layer in bundle.manifest.ladder.layers})
-    config = network.builder.create_builder_config()
-    library.set_target(config, device)
-    _set_options(library, config, network, job)
-    for profile in job.profiles:
-        _add_profile(network, config, profile)
-    cache.attach(library, config)
-    monitor = _monitor(library.module, percent) if library.has_progress else None
-    if monitor is not None:
-        config.progress_monitor = monitor
-    data = _in_a_thread(lambda: network.builder.build_serialized_network(network.definition, config), monitor)
-    if monitor is not None and monitor.failure is not None:
-        raise monitor.failure
+    stop = threading.Event()
+
+    def work() -> tuple[Any, Any]:
+        network = parse(library, bundle.file(job.artifact))
+        multiply_out_(network)
+        if job.kind == "dynamic":
+            follow_ranks_(network, {layer.curve for layer in bundle.manifest.ladder.layers})
+        config = network.builder.create_builder_config()
+        library.set_target(config, device)
+        _set_options(library, config, network, job)
+        for profile in job.profiles:
+            _add_profile(network, config, profile)
+        cache.attach(library, config)
+        monitor = _monitor(library.module, percent, stop) if library.has_progress else None
+        if monitor is not None:
+            config.progress_monitor = monitor
+        if stop.is_set():
+            return None, config
+        data = network.builder.build_serialized_network(network.definition, config)
+        if monitor is not None and monitor.failure is not None:
+            raise monitor.failure
+        return data, config
+
+    data, config = _in_a_thread(work, stop, patience_s=_STOP_S if library.has_progress else 0.0)
     if data is None:
         reason = _last_error(library)
         hint = "lower --sequence, --cache or --batch to what the model takes" if _SHAPES in reason else ""
@@ -126,8 +136,15 @@ def _last_error(library: Library) -> str:
     return " ".join(errors[-1].split())[:_LONGEST] if errors else "it does not say why"
 
 
-def _in_a_thread(work: Callable[[], Any], monitor: Any) -> Any:
-    result: list[Any] = []
+def _in_a_thread(work: Callable[[], _Result], stop: threading.Event, patience_s: float) -> _Result:
+    """Do the work where no interrupt arrives: one that does while the library calls back into Python is lost in it.
+
+    Args:
+        work: looks at `stop` now and then.
+        stop: set when an interrupt comes.
+        patience_s: how long to wait for the work to stop then.
+    """
+    result: list[_Result] = []
     failure: list[BaseException] = []
     over = threading.Event()  # and not `join`, which takes a thread for ended when an interrupt came meanwhile
 
@@ -146,9 +163,8 @@ def _in_a_thread(work: Callable[[], Any], monitor: Any) -> Any:
         while not over.wait(_TICK_S):
             pass
     except BaseException:
-        if monitor is not None:
-            monitor.stop.set()
-            over.wait(_STOP_S)
+        stop.set()
+        over.wait(patience_s)
         raise
     thread.join()
     if failure:
@@ -163,13 +179,12 @@ class _Phase:
     done: int = 0
 
 
-def _monitor(trt: Any, percent: Percent) -> Any:
+def _monitor(trt: Any, percent: Percent, stop: threading.Event) -> Any:
     """The library's progress monitor: phases nest, and each knows its number of steps."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.stop = threading.Event()
             self.failure: BaseException | None = None
             self.phases: dict[str, _Phase] = {}
             self.told = -1
@@ -184,7 +199,7 @@ def _monitor(trt: Any, percent: Percent) -> Any:
             except BaseException as error:
                 self.failure = error
                 return False
-            return not self.stop.is_set()
+            return not stop.is_set()
 
         def phase_finish(self, phase_name: str) -> None:
             self.phases.pop(phase_name, None)

@@ -60,8 +60,9 @@ def check_room(jobs: Sequence[EngineJob], room: Room, folder: Path) -> None:
         )
     needed = sum(job.expected_bytes for job in jobs)
     if needed > room.disk_bytes:
+        engines = f"{len(jobs)} engine{'s' if len(jobs) > 1 else ''}"
         raise NsnEdgeError(
-            f"{len(jobs)} engines take about {_mb(needed)}, and {_mb(room.disk_bytes)} are free in {folder}",
+            f"{engines} would take about {_mb(needed)}, and {_mb(room.disk_bytes)} are free in {folder}",
             "make room, write elsewhere with --engines, or build fewer with --rank",
         )
 

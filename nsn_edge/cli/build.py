@@ -224,4 +224,5 @@ def _print_built(console: Console, plan: BuildPlan, built: list[BuiltEngine], se
         )
     console.print(table)
     size = sum(made.stored.record.size_bytes for made in built)
-    console.print(f"{plan.folder}: {size / 1e6:.1f} MB, {len(built)} engines, {seconds:.1f} s", markup=False)
+    number = f"{len(built)} engine{'' if len(built) == 1 else 's'}"
+    console.print(f"{plan.folder}: {size / 1e6:.1f} MB, {number}, {seconds:.1f} s", markup=False)
