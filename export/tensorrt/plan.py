@@ -168,7 +168,8 @@ def plan_jobs(bundle: Bundle, config: BuildConfig) -> tuple[EngineJob, ...]:
 
 
 def rank_ranges(ladder: RankLadder, chosen: Sequence[int]) -> list[tuple[int, tuple[int, int]]]:
-    """For each chosen rung its rank, and the ranks that its profile takes: those above the rung before, up to it.
+    """For each chosen rung its rank, and the ranks that its profile takes: those above the rung before, up to it; the
+    last one's up to the model's largest rank.
 
     Raises:
         UsageError: a rung lies above all of them.
@@ -178,7 +179,8 @@ def rank_ranges(ladder: RankLadder, chosen: Sequence[int]) -> list[tuple[int, tu
             f"the profiles would end at rank {max(chosen)} and exclude the rungs {', '.join(map(str, missing))}",
             f"add --rank {missing[-1]}, or leave out --rank, or build --kind rung",
         )
-    return [(rank, (below + 1, rank)) for below, rank in zip([0, *chosen], chosen, strict=False)]
+    ends = [*chosen[:-1], ladder.max_rank]
+    return [(rank, (below + 1, end)) for rank, below, end in zip(chosen, [0, *ends], ends, strict=False)]
 
 
 def _graph(bundle: Bundle, rank: int | None, form: str) -> Artifact:
