@@ -246,7 +246,12 @@ class _Job:
                 batches = self.rows.batches(self.config.batch_size, _CALIBRATION_ROWS)
                 covariances = collect_covariances(dense, batches, lambda _, name: name in names, self.progress)
             nest_like_(dense.cpu(), ladder, covariances, self.progress)
-            replace(self.original, model=dense, task=self.spec).save(folder)
+            # What the first cut was calibrated on no longer says anything.
+            provenance = {k: v for k, v in self.original.provenance.items() if not k.startswith("calibration")}
+            if covariances is not None:
+                provenance["calibration_text"] = self.source.data
+                provenance["calibration_tokens"] = max(covariance.tokens for covariance in covariances.values())
+            replace(self.original, model=dense, task=self.spec, provenance=provenance).save(folder)
         self._wait()
 
     def _label_ids(self) -> dict[str, int] | None:

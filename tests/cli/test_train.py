@@ -62,6 +62,7 @@ def test_a_classifier_from_an_encoder_to_a_bundle_that_answers(
     assert list(trained.trained_ranks) == ranks
     assert trained.model.config.id2label == {0: "class", 1: "file", 2: "value"}
     assert Checkpoint.load(checkpoint).trained_ranks == ()
+    assert trained.provenance["calibration_text"] == str(labelled)
     assert f"4 steps of 4 on {labelled} for text-classification, mixed; " in run("inspect", out).out.replace("\n", "")
     assert {name.split(".", 1)[0] for name in nsn_layers(trained.model)} == {"bert"}
 
