@@ -262,7 +262,7 @@ def test_too_little_memory(bundle: Bundle) -> None:
 
 def test_too_little_disk(bundle: Bundle) -> None:
     plan = plan_build(bundle, rtx(), BuildConfig(sizes=SIZES))
-    with pytest.raises(NsnEdgeError, match=r"4 engines would take about 48 MB, and 20 MB are free in .*engines"):
+    with pytest.raises(NsnEdgeError, match=r"4 engines would take about 64 MB, and 20 MB are free in .*engines"):
         build(plan, room=Room(None, 20_000_000))
     assert not plan.folder.exists()
 
