@@ -13,7 +13,6 @@ Run again after an interruption, the same command goes on from the last state th
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from nsn_edge.errors import RankError, UsageError
 from nsn_edge.ladder import RankLadder
 from nsn_edge.progress import Progress, silent
 from nsn_edge.training import runfolder, saving
+from nsn_edge.training.arguments import training_arguments
 from nsn_edge.training.config import TrainConfig
 from nsn_edge.training.data import Columns, read_examples
 from nsn_edge.training.dense import dense_copy, nest_like_
@@ -268,39 +268,7 @@ class _Job:
         return {rank: metrics[f"eval_loss_rank_{rank}"] for rank in trainer.evaluated_ranks}
 
     def _arguments(self, stage: str, learning_rate: float, steps: int | None, epochs: float) -> Any:
-        from transformers import TrainingArguments
-
-        on_gpu = torch.cuda.is_available()
-        share = int(os.environ.get("WORLD_SIZE", "1")) * self.config.accumulate
-        if self.config.batch_size % share:
-            raise UsageError(
-                f"a batch of {self.config.batch_size} does not divide among {share} (processes times micro-batches)",
-                f"choose a multiple of {share}",
-            )
-        return TrainingArguments(
-            output_dir=str(self.folder / stage),
-            max_steps=-1 if steps is None else steps,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=self.config.batch_size // share,
-            per_device_eval_batch_size=self.config.batch_size,
-            gradient_accumulation_steps=self.config.accumulate,
-            learning_rate=learning_rate,
-            warmup_ratio=self.config.warmup,
-            weight_decay=self.config.weight_decay,
-            seed=self.config.seed,
-            bf16=self.config.precision == "bf16",
-            fp16=self.config.precision == "fp16",
-            gradient_checkpointing=self.config.checkpointing,
-            save_strategy="steps",
-            save_steps=self.config.save_every,
-            save_total_limit=2,
-            logging_steps=10,
-            report_to=[],
-            disable_tqdm=True,
-            log_level="error",
-            use_cpu=not on_gpu,
-            dataloader_pin_memory=on_gpu,
-        )
+        return training_arguments(self.config, self.folder / stage, learning_rate, steps, epochs)
 
     @property
     def _total_steps(self) -> int:
