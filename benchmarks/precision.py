@@ -3,9 +3,9 @@
     python benchmarks/precision.py --json benchmarks/results/precision.json
 
 MiniLM at 8, 32 and 128 tokens in fp32 and int8, and a Llama of 57 M random weights that writes one token after 64 in
-fp32, int8 and int4; batch 1, one thread. All candidates of a workload take turns in a shuffled order, ten calls each, so
-that most of them find their weights in the cache, as a rung in use does. The clock is the
-processor time of the one thread: its latency on an idle machine. Ratios are of lower quartiles: neighbours only add.
+fp32, int8 and int4; batch 1, one thread. All candidates of a workload take turns in a shuffled order, ten calls each,
+so that most of them find their weights in the cache, as a rung in use does. The clock is the processor time of the one
+thread: its latency on an idle machine. Ratios are of lower quartiles: neighbours only add.
 
 `default int8` is what a user has without this project: onnxruntime's dynamic quantisation of the dense graph.
 
