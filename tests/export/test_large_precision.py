@@ -36,7 +36,9 @@ def test_every_form_in_half_precision_says_what_torch_says(family: str, tmp_path
     assert values == {"int64", "float16"}
     for artifact in graphs:
         for name, value in ir.load(bundle.file(artifact)).graph.initializers.items():
-            assert value.dtype != ir.DataType.FLOAT or len(value.shape or ()) < 2, f"{artifact.path}: {name} is float32"
+            # What is computed in float32 on purpose, rotary angles for one, has small constants of its own.
+            small = value.const_value is not None and value.const_value.size <= 64
+            assert value.dtype != ir.DataType.FLOAT or small, f"{artifact.path}: {name} is float32"
     batches = [left_padded(3, 17), left_padded(1, 1)]
     if family == "bert":
         batches = [{**batch, "token_type_ids": np.zeros_like(batch["input_ids"])} for batch in batches]
