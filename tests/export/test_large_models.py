@@ -37,7 +37,8 @@ def test_every_weight_of_a_trace_is_the_model_s_own_memory(family: str) -> None:
     for name, value in trace(checkpoint).model.graph.initializers.items():
         tensor = value.const_value
         assert tensor is not None
-        if not isinstance(tensor, ir.LazyTensor):
+        # What is made when it is written, and the sizes and indices that the tracer computed, is no weight.
+        if not isinstance(tensor, ir.LazyTensor) and tensor.nbytes > 512:
             address = tensor.numpy().__array_interface__["data"][0]
             assert address in owned, f"{name} is a copy"
             found.add(address)
