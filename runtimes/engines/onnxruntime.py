@@ -173,6 +173,9 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _SILENT
+        # Each graph has threads of its own, which would wait spinning for its next call: on the cores that the rung
+        # in use needs. See docs/decisions/0016-idle-rungs-do-not-spin.md.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if self.provider != "cpu":
             options.add_session_config_entry(RECORD_PLACEMENT, "1")
         if self.share_weights:

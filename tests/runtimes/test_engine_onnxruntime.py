@@ -166,3 +166,10 @@ def test_a_scalar_stays_one_when_tensors_are_held(tiny_bundle: TinyBundle) -> No
     assert isinstance(graph, HoldsTensors)
     _, held = graph.run_holding({"x": batch(), "rank": np.array(7)}, {}, {"y"})
     np.testing.assert_allclose(held["y"].numpy(), model(batch(), 7), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_threads_of_an_idle_graph_stop_spinning(threads: int) -> None:
+    """Decision 0016: by default each loaded rung's threads spin on the cores that the rung in use needs."""
+    options = OnnxRuntimeEngine(threads=threads)._options(onnxruntime)
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
