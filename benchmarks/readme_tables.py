@@ -1,7 +1,7 @@
-"""Write README.md's tables from the committed result files, so that no figure in it was typed by hand.
+"""Write the tables of README.md and docs/ from the committed result files, so that no figure was typed by hand.
 
 python benchmarks/readme_tables.py            # rewrite the tables
-python benchmarks/readme_tables.py --check    # exit 1 if README.md differs from the results
+python benchmarks/readme_tables.py --check    # exit 1 if a page differs from the results
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import page_tables
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -21,17 +23,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only compare")
     options = parser.parse_args()
-    file = ROOT / "README.md"
-    before = file.read_text(encoding="utf-8")
-    tables = {
-        "rungs": rungs_table(load("rungs")),
-        "calibration": calibration_table(load("calibration")),
-        "footprint": footprint_table(),
+    different = []
+    for page, tables in pages().items():
+        file = ROOT / page
+        before = file.read_text(encoding="utf-8")
+        after = with_tables(page, before, tables)
+        if after != before:
+            different.append(page)
+        if not options.check:
+            file.write_text(after, encoding="utf-8")
+    if options.check and different:
+        sys.exit(f"{', '.join(different)} differ from benchmarks/results: run benchmarks/readme_tables.py")
+
+
+def pages() -> dict[str, dict[str, str]]:
+    """By file, its tables by name."""
+    forms, precision = load("forms"), load("precision")
+    return {
+        "README.md": {
+            "rungs": rungs_table(load("rungs")),
+            "calibration": calibration_table(load("calibration")),
+            "footprint": footprint_table(),
+        },
+        "docs/forms.md": {
+            "latency": page_tables.forms_latency(forms),
+            "memory": page_tables.forms_memory(forms),
+            "ordinary": page_tables.forms_ordinary(forms),
+            "missed": page_tables.missed(forms),
+        },
+        "docs/generation.md": {"decode": page_tables.decode_speed(load("decode"))},
+        "docs/precision.md": {
+            "pairs": page_tables.precision_pairs(precision),
+            "missed": page_tables.missed(precision),
+        },
+        "docs/tensorrt.md": {"built": page_tables.built_engines(load("build"))},
     }
-    after = with_tables(before, tables)
-    if options.check:
-        sys.exit("README.md differs from benchmarks/results: run benchmarks/readme_tables.py" if after != before else 0)
-    file.write_text(after, encoding="utf-8")
 
 
 def load(name: str) -> dict[str, Any]:
@@ -39,12 +65,12 @@ def load(name: str) -> dict[str, Any]:
     return data
 
 
-def with_tables(text: str, tables: dict[str, str]) -> str:
+def with_tables(page: str, text: str, tables: dict[str, str]) -> str:
     """The text with what stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->` replaced."""
     for name, table in tables.items():
         pattern = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.DOTALL)
         if not pattern.search(text):
-            raise SystemExit(f"README.md has no place for the table {name!r}")
+            raise SystemExit(f"{page} has no place for the table {name!r}")
         text = pattern.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
     return text
 

@@ -1,0 +1,114 @@
+"""The tables of docs/ as `readme_tables.py` writes them: one function per table, from result files to Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Data = Mapping[str, Any]
+CANDIDATES = ("static", "gated", "bound", "sliced", "masked", "static shared", "gated shared", "bound shared")
+
+
+def forms_latency(data: Data) -> str:
+    """Each form against a dedicated graph: the range over the rungs below the dense one, and the dense rung."""
+    lines = [
+        "| model, workload | threads | rungs | " + " | ".join(CANDIDATES) + " |",
+        "|---|--:|---|" + "--:|" * len(CANDIDATES),
+    ]
+    groups: dict[tuple[Any, ...], list[Data]] = {}
+    for row in data["latency"]:
+        groups.setdefault((row["model"], row["workload"], row["threads"], row["dense"]), []).append(row)
+    for (model, workload, threads, dense), rows in sorted(groups.items(), key=lambda item: item[0][2]):
+        cells = [_range([row["ratios"][name] for row in rows]) for name in CANDIDATES]
+        rungs = "dense" if dense else "below"
+        lines.append(f"| {model}, {workload} | {threads} | {rungs} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def forms_memory(data: Data) -> str:
+    """What one process holds that serves every rung."""
+    lines = ["| model | form | one copy, MB | weights, MB | the rest, MB | copies |", "|---|---|--:|--:|--:|--:|"]
+    for row in data["memory"]:
+        name = "dedicated, one file per rank" if row["form"] == "dedicated" else row["form"]
+        numbers = (row["copy_mb"], row["weights_mapped_mb"], row["anonymous_mb"])
+        lines.append(
+            f"| {row['model']} | {name}{' shared' if row['shared'] else ''} | "
+            + " | ".join(f"{number:.0f}" for number in numbers)
+            + f" | {row['copies']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def forms_ordinary(data: Data) -> str:
+    """Disk and export time against one export per rung."""
+    lines = [
+        "| model | | five rungs, one bundle | all forms, one bundle | one export per rung | rungs / ordinary |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for row in data["ordinary"]:
+        disk = [row[key] / 1e6 for key in ("rungs_bytes", "all_forms_bytes", "ordinary_bytes")]
+        export = [row["export_s"][key] for key in ("static", "bundle", "ordinary")]
+        for what, numbers, places, ratio in (
+            ("disk, MB", disk, 0, row["rungs_over_ordinary"]),
+            ("export, s", export, 1, row["export_over_ordinary"]),
+        ):
+            cells = " | ".join(f"{number:.{places}f}" for number in numbers)
+            lines.append(f"| {row['model']} | {what} | {cells} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def decode_speed(data: Data) -> str:
+    """Tokens per second against the dense rung."""
+    rows = [row for row in data["results"] if not row["dense"]]
+    columns = list(dict.fromkeys((row["test"], row["threads"]) for row in rows))
+    found = {(row["rank"], (row["test"], row["threads"])): row["relative_to_dense"] for row in rows}
+    headings = (f"{test}, {threads} thread{'s' if threads > 1 else ''}" for test, threads in columns)
+    lines = ["| linear FLOPs | " + " | ".join(headings) + " |", "|---|" + "--:|" * len(columns)]
+    for rank, fraction in sorted({(row["rank"], row["flops_fraction"]) for row in rows}, reverse=True):
+        cells = (f"{found[rank, column]:.2f}" for column in columns)
+        lines.append(f"| {fraction:.0%} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def precision_pairs(data: Data) -> str:
+    """Every rung in every precision."""
+    lines = [
+        "| model, workload | precision | rung | linear FLOPs | ms | of its dense | of dense fp32 | quality | cost |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in data["rows"]:
+        rung = "dense" if row["dense"] else f"rank {row['rank']}"
+        if row["rank"] is None:
+            rung = "dense, onnxruntime's own"
+        lines.append(
+            f"| {row['model']}, {row['workload']} | {row['precision']} | {rung} "
+            f"| {row['flops_fraction']:.0%} | {row['ms']:.2f} | {row['relative_to_dense']:.2f} "
+            f"| {row['relative_to_dense_fp32']:.2f} | {row['quality']:.3f} | {row['quality_cost']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def built_engines(data: Data) -> str:
+    """What building takes, summed over the engines that serve all rungs."""
+    lines = ["| model | precision | engines | how many | MB | seconds |", "|---|---|---|--:|--:|--:|"]
+    for row in data["totals"]:
+        lines.append(
+            f"| {row['model']} | {row['precision']} | {row['way']} | {row['engines']} "
+            f"| {row['size_bytes'] / 1e6:.0f} | {row['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def missed(data: Data) -> str:
+    """The targets that a run missed."""
+    rows = [target for target in data["targets"] if not target["met"]]
+    if not rows:
+        return "Every target was met."
+    lines = ["| target missed | measured | must be |", "|---|--:|--:|"]
+    lines += [f"| {row['name']} | {row['value']:.3g} | {row['relation']} {row['limit']:g} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low}-{high}"
