@@ -7,7 +7,7 @@ NoTelemetry()          a device without sensors
 Aged, Combined, Guarded    sources made of sources
 """
 
-from nsn_edge.runtimes.telemetry.base import Clock, NoTelemetry, Reading, TelemetrySource
+from nsn_edge.runtimes.telemetry.base import Answered, Clock, NoTelemetry, Reading, TelemetrySource, Work
 from nsn_edge.runtimes.telemetry.battery import LinuxBattery
 from nsn_edge.runtimes.telemetry.combine import Aged, Combined, Guarded
 from nsn_edge.runtimes.telemetry.linux import linux_telemetry
@@ -17,6 +17,7 @@ from nsn_edge.runtimes.telemetry.thermal import LinuxThermal
 
 __all__ = [
     "Aged",
+    "Answered",
     "Clock",
     "Combined",
     "Guarded",
@@ -29,6 +30,7 @@ __all__ = [
     "ReplaySource",
     "TelemetrySource",
     "TelemetryTrace",
+    "Work",
     "linux_telemetry",
     "load_trace",
 ]
