@@ -41,6 +41,8 @@ class RungProfile:
     """Sequences per second: batch size over mean latency."""
     quality: Mapping[str, float] = field(default_factory=dict)
     """As the bundle's manifest has it."""
+    energy_mj: float | None = None
+    """Millijoules of one call with the whole batch, what the idle device draws subtracted; None without a sensor."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -55,6 +57,7 @@ class RungProfile:
             "steady": self.latency.steady,
             "load_ms": self.load_ms,
             "throughput_per_s": self.throughput_per_s,
+            "energy_mj": self.energy_mj,
             "quality": dict(self.quality),
         }
 
@@ -76,6 +79,8 @@ class RungProfile:
             load_ms=_number(data, "load_ms"),
             throughput_per_s=_number(data, "throughput_per_s"),
             quality={str(key): _number(_get(data, "quality", dict), key) for key in _get(data, "quality", dict)},
+            # Profiles taken before energy was measured do not have the key.
+            energy_mj=None if data.get("energy_mj") is None else _number(data, "energy_mj"),
         )
 
 

@@ -230,3 +230,14 @@ def test_graphs_are_closed_when_a_load_fails(tiny_bundle: tuple[Path, Any]) -> N
         )
     assert engine.loads == 3
     assert engine.open_graphs == 0
+
+
+def test_energy_is_kept_and_older_profiles_have_none(tiny_bundle: tuple[Path, Any]) -> None:
+    data = fake_profile(tiny_bundle[0], FakeEngine()).to_json()
+    assert [rung.pop("energy_mj") for rung in data["rungs"]] == [None] * 4
+    assert [rung.energy_mj for rung in Profile.from_json(data).rungs] == [None] * 4  # written before there was the key
+    data["rungs"][2]["energy_mj"] = 12.5
+    assert Profile.from_json(data).to_json()["rungs"][2]["energy_mj"] == 12.5
+    data["rungs"][2]["energy_mj"] = "much"
+    with pytest.raises(NsnEdgeError, match="'energy_mj'"):
+        Profile.from_json(data)
