@@ -14,19 +14,21 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol
 
 from nsn_edge.errors import NsnEdgeError, UsageError
 from nsn_edge.runtimes.policy.base import Decision, PolicyState, RankPolicy
-from nsn_edge.runtimes.telemetry.base import Clock, TelemetrySource
+from nsn_edge.runtimes.telemetry.base import Clock, Reading, TelemetrySource
 from nsn_edge.runtimes.telemetry.combine import Aged
 
 _log = logging.getLogger(__name__)
 
 
 class Switchable(Protocol):
-    """What a governor moves: an `EdgeSession`, or a test's own."""
+    """What a governor moves: an `EdgeSession`, or a test's own. If it has `work() -> Work`, too, the policy sees that
+    in each reading."""
 
     def switch(self, rank: int) -> Future[Any]:
         """Ask for a rung without blocking; the future raises what the loading raised."""
@@ -90,7 +92,7 @@ class Governor:
             Exception: the policy raised. Sensors and sessions do not raise through here.
         """
         with self._lock:
-            decision = self._policy.decide(self._source.read(), self._state)
+            decision = self._policy.decide(self._read(), self._state)
             self._state = decision.state
             self._decision = decision
             self._look_after_last_switch()
@@ -132,6 +134,12 @@ class Governor:
                     _log.exception("the policy failed, the rank stays")
                 failing = True
             self._stop.wait(self._interval_s)
+
+    def _read(self) -> Reading:
+        """How the device is, and what the session did, if it counts that."""
+        reading = self._source.read()
+        work = getattr(self._session, "work", None)
+        return reading if work is None else replace(reading, work=work())
 
     def _ask(self, decision: Decision) -> None:
         _log.info("rank %s -> %d: %s", self._asked_rank, decision.rank, decision.reason)

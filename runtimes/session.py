@@ -42,6 +42,8 @@ from nsn_edge.runtimes.events import (
     tell,
 )
 from nsn_edge.runtimes.residency import MB, GraphStore, Lease, RungStore
+from nsn_edge.runtimes.telemetry.base import Work
+from nsn_edge.runtimes.workload import WorkMeter
 
 _LOADER_NICENESS = 5
 
@@ -96,6 +98,7 @@ class EdgeSession:
         self._freer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nsn-edge-freer")
         self._switching = threading.Lock()
         self._last_asked = 0
+        self._meter = WorkMeter()
         self._store: GraphStore
         if form == "static":
             self._store = RungStore(
@@ -204,6 +207,7 @@ class EdgeSession:
             UsageError: the rung does not fit the memory budget.
             EngineError: the inputs do not fit, the engine failed, or the session is closed.
         """
+        self._meter.arrived()
         lease = self._store.lease(rank if rank is None else self._store.check(rank))
         try:
             start = time.perf_counter()
@@ -214,7 +218,13 @@ class EdgeSession:
             latency_ms = (time.perf_counter() - start) * 1e3
         finally:
             self._store.release(lease)
+        self._meter.answered(lease.rank, latency_ms)
         return Answer(outputs, lease.rank, latency_ms, kept)
+
+    def work(self) -> Work:
+        """What was asked of this session since the last call: a `Governor` puts it into each reading. `waiting` is
+        unknown, as requests wait where they are sent from."""
+        return self._meter.take()
 
     def switch(self, rank: int) -> Future[Switch]:
         """Make `rank` the current one: now if it is in memory, else when the background thread has loaded it.
