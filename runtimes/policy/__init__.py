@@ -6,6 +6,7 @@ decision = policy.decide(reading, PolicyState())     # rank, reason, next state
 """
 
 from nsn_edge.runtimes.policy.base import Decision, PolicyState, RankPolicy
+from nsn_edge.runtimes.policy.costs import RungCost, RungCosts, rung_costs
 from nsn_edge.runtimes.policy.limits import BatteryStep, RungLimits, TemperatureStep, ThrottlingLimit
 from nsn_edge.runtimes.policy.loading import load_policy
 from nsn_edge.runtimes.policy.rung_limits import RungPolicy
@@ -15,9 +16,12 @@ __all__ = [
     "Decision",
     "PolicyState",
     "RankPolicy",
+    "RungCost",
+    "RungCosts",
     "RungLimits",
     "RungPolicy",
     "TemperatureStep",
     "ThrottlingLimit",
     "load_policy",
+    "rung_costs",
 ]
