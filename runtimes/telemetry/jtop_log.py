@@ -2,8 +2,8 @@
 
 What is taken: `System-Time` (the time of day, which may pass midnight), `<zone>-CURR_TEMP` of the best zone that is on
 (an offline zone says -256 or -256000), the lowest `<zone>-SW_THROTTLING_TEMP`, and `VDD_IN-IN_POWER` where the board
-has that rail; the rails of an AGX board do not add up to its input power, so there the power is unknown. Such a log
-tells nothing of a battery.
+has that rail; the rails of an AGX board do not add up to its input power, so there the power is unknown. Every rail's
+`<rail>-IN_POWER` is kept by its name. Such a log tells nothing of a battery.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from nsn_edge.runtimes.telemetry.zones import is_usable, preference
 _TIME = "System-Time"
 _TEMPERATURE = "-CURR_TEMP"
 _LIMIT = "-SW_THROTTLING_TEMP"
+_RAIL = "-IN_POWER"
 _BOARD_POWER = "VDD_IN-IN_POWER"
 _DAY_S = 86400.0
 
@@ -55,6 +56,7 @@ def parse(path: Path, table: Sequence[tuple[int, Mapping[str, str]]]) -> tuple[R
                 temperature_c=_temperature_c(row),
                 temperature_limit_c=_limit_c(row),
                 power_mw=max(power_mw, 0.0) if power_mw is not None else None,
+                rails_mw=_rails_mw(row),
             )
         )
     return tuple(readings)
@@ -66,6 +68,12 @@ def _time_of_day_s(path: Path, line: int, row: Mapping[str, str]) -> float:
         raise TraceError(f"{path}, line {line}: {_TIME} is {row[_TIME]!r}, not HH:MM:SS", "log with jtop's own logger")
     hours, minutes, seconds = match.groups()
     return int(hours) * 3600.0 + int(minutes) * 60.0 + float(seconds)
+
+
+def _rails_mw(row: Mapping[str, str]) -> dict[str, float]:
+    """A rail that reads a little below zero is one without load."""
+    rails = {column.removesuffix(_RAIL): parse_number(cell) for column, cell in row.items() if column.endswith(_RAIL)}
+    return {rail: max(power_mw, 0.0) for rail, power_mw in rails.items() if power_mw is not None}
 
 
 def _by_zone(row: Mapping[str, str], suffix: str) -> dict[str, float]:
