@@ -144,8 +144,8 @@ def test_a_jtop_log_is_recognised_and_passes_midnight(tmp_path: Path) -> None:
     rows = ["23:59:59,65.0,99.0,65.6,-,9761", "00:00:01,-256000,99.0,-256,-,-392", "00:00:02.5,64,99.0,-256000,-,-"]
     trace = load_trace(write(tmp_path, "\n".join([JTOP_HEADER, *rows])))
     assert trace.readings == (
-        Reading(0.0, temperature_c=65.6, temperature_limit_c=99.0, power_mw=9761.0),
-        Reading(2.0, temperature_limit_c=99.0, power_mw=0.0),
+        Reading(0.0, temperature_c=65.6, temperature_limit_c=99.0, power_mw=9761.0, rails_mw={"VDD_IN": 9761.0}),
+        Reading(2.0, temperature_limit_c=99.0, power_mw=0.0, rails_mw={"VDD_IN": 0.0}),
         Reading(3.5, temperature_c=64.0, temperature_limit_c=99.0),
     )
 
