@@ -5,11 +5,13 @@ load_trace(csv)        a recorded or scripted trace; ReplaySource(trace) plays i
 NvmlTelemetry()        an NVIDIA GPU's heat; NvmlGpu besides its power and energy
 NoTelemetry()          a device without sensors
 Aged, Combined, Guarded    sources made of sources
+FaultyTelemetry(source)    fails as real sensors do
 """
 
 from nsn_edge.runtimes.telemetry.base import Answered, Clock, NoTelemetry, Reading, TelemetrySource, Work
 from nsn_edge.runtimes.telemetry.battery import LinuxBattery
 from nsn_edge.runtimes.telemetry.combine import Aged, Combined, Guarded
+from nsn_edge.runtimes.telemetry.faulty import Fault, FaultyTelemetry, chances
 from nsn_edge.runtimes.telemetry.linux import linux_telemetry
 from nsn_edge.runtimes.telemetry.nvml import NvmlGpu, NvmlTelemetry
 from nsn_edge.runtimes.telemetry.replay import ReplaySource, TelemetryTrace, load_trace
@@ -20,6 +22,8 @@ __all__ = [
     "Answered",
     "Clock",
     "Combined",
+    "Fault",
+    "FaultyTelemetry",
     "Guarded",
     "LinuxBattery",
     "LinuxThermal",
@@ -31,6 +35,7 @@ __all__ = [
     "TelemetrySource",
     "TelemetryTrace",
     "Work",
+    "chances",
     "linux_telemetry",
     "load_trace",
 ]
