@@ -53,10 +53,16 @@ class TelemetryTrace:
     """For people: the file's name."""
     readings: tuple[Reading, ...]
     """At least one; `time_s` never falls."""
+    lines: tuple[int, ...] = ()
+    """Of the file, one per reading, for messages; empty for a trace that is from no file."""
 
     def __post_init__(self) -> None:
         if not self.readings:
             raise TraceError(f"{self.name} holds no readings", "a trace has at least one row below its header")
+
+    def where(self, index: int) -> str:
+        """The name and line of a reading, for messages."""
+        return f"{self.name}, line {self.lines[index]}" if self.lines else f"{self.name}, reading {index + 1}"
 
     @property
     def duration_s(self) -> float:
@@ -107,15 +113,16 @@ def load_trace(path: Path | str) -> TelemetryTrace:
                 f"{path}, line {line}: {len(cells)} cells under a header of {len(header)}",
                 "was the file cut? an unknown value is an empty cell",
             )
+    lines = tuple(line for line, _ in body)
     table = [(line, dict(zip(header, cells, strict=True))) for line, cells in body]
     if jtop_log.is_jtop_header(header):
-        return TelemetryTrace(path.name, jtop_log.parse(path, table))
+        return TelemetryTrace(path.name, jtop_log.parse(path, table), lines)
     if missing := [column for column in REQUIRED_COLUMNS if column not in header]:
         raise TraceError(
             f"{path}, line {header_line}: the trace lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}",
             f"it has {', '.join(header)}; leave the cells of an unknown value empty",
         )
-    return TelemetryTrace(path.name, _readings([_Row(f"{path}, line {line}", cells) for line, cells in table]))
+    return TelemetryTrace(path.name, _readings([_Row(f"{path}, line {line}", cells) for line, cells in table]), lines)
 
 
 def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
