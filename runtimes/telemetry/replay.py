@@ -25,7 +25,7 @@ import csv
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nsn_edge.errors import TraceError
@@ -53,7 +53,7 @@ class TelemetryTrace:
     """For people: the file's name."""
     readings: tuple[Reading, ...]
     """At least one; `time_s` never falls."""
-    lines: tuple[int, ...] = ()
+    lines: tuple[int, ...] = field(default=(), compare=False)
     """Of the file, one per reading, for messages; empty for a trace that is from no file."""
 
     def __post_init__(self) -> None:
