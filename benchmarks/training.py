@@ -175,6 +175,7 @@ def train(arena: Arena, model: torch.nn.Module, recipe: Recipe, seed: int, only:
             warmup_ratio=config.warmup,
             weight_decay=config.weight_decay,
             seed=seed,
+            group_by_length=True,
             report_to=[],
             disable_tqdm=True,
             save_strategy="no",

@@ -232,6 +232,7 @@ def _fine_tune(dense: nn.Module, rows: Rows, seed: int, steps: int, learning_rat
             learning_rate=learning_rate,
             warmup_ratio=0.06,
             seed=seed,
+            group_by_length=True,
             report_to=[],
             disable_tqdm=True,
             save_strategy="no",

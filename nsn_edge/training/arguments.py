@@ -45,6 +45,7 @@ def training_arguments(
         warmup_ratio=config.warmup,
         weight_decay=config.weight_decay,
         seed=config.seed,
+        group_by_length=True,
         bf16=config.precision == "bf16",
         fp16=config.precision == "fp16",
         gradient_checkpointing=config.checkpointing,

@@ -35,6 +35,14 @@ class Rows(Dataset[Row]):
     def __getitem__(self, at: int) -> Row:
         return self.items[at]
 
+    @property
+    def lengths(self) -> list[int] | None:
+        """Tokens of each row; None for rows that are not text, or all of one length."""
+        if not len(self) or not hasattr(self.items[0].get("input_ids"), "__len__"):
+            return None
+        lengths = [len(row["input_ids"]) for row in self.items]
+        return lengths if min(lengths) < max(lengths) else None
+
     def batches(self, size: int, most: int) -> list[dict[str, Tensor]]:
         """Model inputs without labels, at most `most` rows, spread evenly: to calibrate on."""
         count = min(most, len(self))

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from nsn_edge.errors import MissingDependencyError, TrainingError
 from nsn_edge.progress import Progress
 from nsn_edge.training import saving
+from nsn_edge.training.lengths import LengthGroupedSampler
 
 if importlib.util.find_spec("accelerate") is None:  # transformers would say so in a paragraph, and only later
     raise MissingDependencyError("accelerate", "train", "training")
@@ -67,6 +68,15 @@ class SafeTrainer(Trainer):  # type: ignore[misc]
         if not bool(torch.isfinite(outputs.loss)):
             raise self.stopped(f"the loss of the dense model became {outputs.loss.item()}")
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Texts of like length in one batch, where the arguments ask for it (`group_by_length`) and lengths differ."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        lengths = getattr(dataset, "lengths", None)
+        if not self.args.group_by_length or lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroupedSampler(lengths, step, self.args.seed)
 
     def stopped(self, reason: str) -> TrainingError:
         """Why training ends in the step under way, and what is left."""
