@@ -22,7 +22,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 _TOKENIZER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _FEATURES = "feature-extraction"
-_GENERATION = "text-generation"
+_INSTEAD = {"text-generation": "continue a text with --prompt", "text-classification": "classify a text with --text"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,36 @@ class TextEmbedding:
     """float32 `[d]`."""
     rank: int
     """That answered."""
+
+
+class TextInputs:
+    """Texts as the arrays that a bundle's graphs take; many threads may share one."""
+
+    def __init__(self, bundle: Bundle, purpose: str) -> None:
+        """
+        Args:
+            bundle: carries a tokenizer.
+            purpose: what the texts are for, to say what a missing package would have done.
+
+        Raises:
+            UsageError: its graph takes more than a tokenizer gives.
+            BundleError: it has no tokenizer, or one that cannot be read.
+            MissingDependencyError: the package `tokenizers` is not installed.
+        """
+        self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in bundle.manifest.inputs}
+        if strays := sorted(set(self._dtypes) - set(_TOKENIZER_INPUTS)):
+            raise UsageError(f"the model takes {', '.join(strays)}, which no tokenizer gives", "give arrays instead")
+        self._tokenizer = _load_tokenizer(bundle, purpose)
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, Array]:
+        """The graph's inputs for a batch: int64 `[n, longest]` each, padded to the longest text."""
+        encodings = self._tokenizer.encode_batch(list(texts))
+        columns = {
+            "input_ids": [encoding.ids for encoding in encodings],
+            "attention_mask": [encoding.attention_mask for encoding in encodings],
+            "token_type_ids": [encoding.type_ids for encoding in encodings],
+        }
+        return {name: np.array(columns[name], dtype=dtype) for name, dtype in self._dtypes.items()}
 
 
 class TextEmbedder:
@@ -55,15 +85,10 @@ class TextEmbedder:
         if self._task.name != _FEATURES:
             raise UsageError(
                 f"{session.bundle.path} is a bundle for {self._task.name}, not for {_FEATURES}",
-                "continue a text with --prompt"
-                if self._task.name == _GENERATION
-                else "give its inputs as arrays instead",
+                _INSTEAD.get(self._task.name, "give its inputs as arrays instead"),
             )
-        self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in manifest.inputs}
-        if strays := sorted(set(self._dtypes) - set(_TOKENIZER_INPUTS)):
-            raise UsageError(f"the model takes {', '.join(strays)}, which no tokenizer gives", "give arrays instead")
+        self._inputs = TextInputs(session.bundle, "embedding text")
         self._output, self._per_token = _features(session.bundle)
-        self._tokenizer = _load_tokenizer(session.bundle)
 
     def embed(
         self,
@@ -118,13 +143,7 @@ class TextEmbedder:
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Array]:
         """The graph's inputs for a batch: int64 `[n, longest]` each, padded to the longest text."""
-        encodings = self._tokenizer.encode_batch(list(texts))
-        columns = {
-            "input_ids": [encoding.ids for encoding in encodings],
-            "attention_mask": [encoding.attention_mask for encoding in encodings],
-            "token_type_ids": [encoding.type_ids for encoding in encodings],
-        }
-        return {name: np.array(columns[name], dtype=dtype) for name, dtype in self._dtypes.items()}
+        return self._inputs(texts)
 
     def _embed_batch(self, texts: Sequence[str], rank: int | None) -> tuple[npt.NDArray[np.float32], int]:
         inputs = self.tokenize(texts)
@@ -182,8 +201,8 @@ def open_tokenizer(bundle: Bundle, purpose: str) -> Any:
         raise BundleError(f"{TOKENIZER_FILE} in {bundle.path} is not readable: {error}") from error
 
 
-def _load_tokenizer(bundle: Bundle) -> Any:
-    tokenizer = open_tokenizer(bundle, "embedding text")
+def _load_tokenizer(bundle: Bundle, purpose: str) -> Any:
+    tokenizer = open_tokenizer(bundle, purpose)
     # A file may carry a fixed padding length (MiniLM's does), which would make every text cost the longest.
     padding = dict(tokenizer.padding or {"pad_id": tokenizer.token_to_id("[PAD]") or 0})
     tokenizer.enable_padding(**{**padding, "length": None})

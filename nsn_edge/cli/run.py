@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from nsn_edge.bundle.manifest import GRAPH_FORMS
+from nsn_edge.cli.classify import Classifying, classify_options, classify_texts
 from nsn_edge.cli.common import emit, progress_bar, read_texts, verb_options
 from nsn_edge.cli.engines import EngineChoice, engine_options
 from nsn_edge.cli.prompt import Prompting, continue_prompts, prompt_options
@@ -31,6 +32,7 @@ _SHOWN_CHARS = 240
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--query", "queries", multiple=True, help="What to look for. Repeat it. Default: lines from stdin.")
 @prompt_options
+@classify_options
 @click.option("--rank", type=int, help="Answer at this rank. Default: the top one.")
 @click.option("--flops", type=float, help="Answer at the best rank within this fraction of the dense linear FLOPs.")
 @click.option("--policy", type=click.Path(path_type=Path), help="Let this policy choose, from this device's sensors.")
@@ -79,13 +81,14 @@ def command(
     choice: EngineChoice,
     memory_budget_mb: float | None,
     prompting: Prompting,
+    classifying: Classifying,
     as_json: bool,
 ) -> None:
-    """Continue --prompt with the decoder in BUNDLE, or search Python's documentation (or your own texts) with the
-    sentence encoder in it.
+    """Continue --prompt with the decoder in BUNDLE, label --text with the classifier in it, or search Python's
+    documentation (or your own texts) with the sentence encoder in it.
 
-    Without --query, queries are read from stdin, one per line. A bundle of another kind runs with --inputs.
-    With --json there is one document per line and query or prompt.
+    Without --query or --text, queries and texts are read from stdin, one per line. A bundle of another kind runs with
+    --inputs. With --json there is one document per line and query, text or prompt.
     """
     from nsn_edge.runtimes.engines import OnnxRuntimeEngine
     from nsn_edge.runtimes.session import EdgeSession
@@ -96,6 +99,13 @@ def command(
         raise UsageError("--inputs runs arrays, --query and --texts search", "give the ones or the others")
     if prompting.prompts and (queries or texts or inputs is not None):
         raise UsageError("--prompt continues a text, --query, --texts and --inputs do something else", "run them apart")
+    rule = classifying.rule()
+    if classifying.texts and (prompting.prompts or queries or texts or inputs is not None):
+        raise UsageError(
+            "--text labels a text, --prompt, --query, --texts and --inputs do something else", "run them apart"
+        )
+    if rule is not None and (prompting.prompts or queries or texts or inputs is not None):
+        raise UsageError("--difficulty decides about texts to label", "give them with --text")
     if outputs is not None and inputs is None:
         raise UsageError("--outputs saves what --inputs gives", "give --inputs FILE.npz too")
     if flops is not None and not 0 < flops <= 1:
@@ -112,6 +122,8 @@ def command(
                 continue_prompts(session, prompting, as_json)
             elif inputs is not None:
                 _run_arrays(session, inputs, outputs, as_json)
+            elif classifying.texts or rule is not None or (_is_classifier(session) and not queries and texts is None):
+                classify_texts(session, classifying.texts or _lines_of_stdin("text"), rule, as_json)
             else:
                 _search(session, queries, texts, index_rank, top_k, as_json)
 
@@ -151,7 +163,7 @@ def _search(
     passages = documentation_corpus().passages if texts is None else _passages(texts)
     with progress_bar() as progress:
         index = SearchIndex.build(embedder, passages, rank=index_rank, progress=progress)
-    for query in queries or _lines_of_stdin():
+    for query in queries or _lines_of_stdin("query"):
         result = index.query(query, top_k=top_k)
 
         def render(console: Console, result: Any = result) -> None:
@@ -202,9 +214,13 @@ def _passages(path: Path) -> tuple[Passage, ...]:
     return tuple(Passage(f"text {number}", text) for number, text in enumerate(read_texts(path), start=1))
 
 
-def _lines_of_stdin() -> Iterator[str]:
+def _is_classifier(session: EdgeSession) -> bool:
+    return session.bundle.manifest.task.name == "text-classification"
+
+
+def _lines_of_stdin(asked_for: str) -> Iterator[str]:
     """What is typed or piped, line by line, until the end of the input."""
-    prompt = "query> " if sys.stdin.isatty() else ""
+    prompt = f"{asked_for}> " if sys.stdin.isatty() else ""
     while True:
         if prompt:
             click.echo(prompt, nl=False, err=True)

@@ -4,7 +4,8 @@
 
 The factors lie in weights.bin once, rank-major, and every rung's graph refers to a prefix of them, as in a real export.
 The dense weights are NOT the product of the factors, so that an answer of one rank is never mistaken for another's.
-`write_text_bundle` puts an embedding table and a word tokenizer in front.
+`write_text_bundle` puts an embedding table and a word tokenizer in front; `write_classifier_bundle` besides takes the
+first token's vector as the logits of eight labels.
 """
 
 from __future__ import annotations
@@ -100,6 +101,19 @@ def write_text_bundle(path: Path, seed: int = 0, *, pooling: str | None = "mean"
     return model
 
 
+LABELS = ("north", "east", "south", "west", "up", "down", "in", "out")
+
+
+def write_classifier_bundle(path: Path, seed: int = 0, *, max_length: int = 8) -> TinyModel:
+    """Write a bundle of a text classifier: `input_ids, attention_mask -> logits [batch, 8]`, which are the vector of
+    the token after `[CLS]`, so that they depend on the text."""
+    model = TinyModel.random(seed)
+    config = {"id2label": {str(number): name for number, name in enumerate(LABELS)}}
+    assets = {"tokenizer.json": _tokenizer(), "config.json": json.dumps(config).encode()}
+    _Writer(path, model, text=True, logits=True).write(TaskSpec("text-classification", max_length=max_length), assets)
+    return model
+
+
 def sign(path: Path, **changes: object) -> None:
     """Make the manifest true again after a file was changed on purpose: sizes and hashes of what is there now."""
     data = json.loads((path / "manifest.json").read_text())
@@ -113,8 +127,8 @@ _Value = tuple[str, str, tuple[int | str, ...]]
 
 
 class _Writer:
-    def __init__(self, path: Path, model: TinyModel, text: bool) -> None:
-        self.path, self.model, self.text = path, model, text
+    def __init__(self, path: Path, model: TinyModel, text: bool, logits: bool = False) -> None:
+        self.path, self.model, self.text, self.logits = path, model, text, logits
         self.offsets: dict[str, int] = {}
         self.data = b""
         path.mkdir(parents=True, exist_ok=True)
@@ -152,8 +166,10 @@ class _Writer:
         if not self.text:
             return [("x", "float32", ("batch_size", 16))], [("y", "float32", ("batch_size", 8))]
         tokens = ("batch_size", "sequence_length")
-        names = ("input_ids", "attention_mask")
-        return [(name, "int64", tokens) for name in names], [("last_hidden_state", "float32", (*tokens, 8))]
+        inputs: list[_Value] = [(name, "int64", tokens) for name in ("input_ids", "attention_mask")]
+        if self.logits:
+            return inputs, [("logits", "float32", ("batch_size", 8))]
+        return inputs, [("last_hidden_state", "float32", (*tokens, 8))]
 
     def _file(self, name: str, content: bytes, **entry: object) -> Artifact:
         (self.path / name).write_bytes(content)
@@ -165,6 +181,7 @@ class _Graph:
 
     def __init__(self, writer: _Writer, form: str, rank: int | None) -> None:
         self.model, self.offsets, self.text = writer.model, writer.offsets, writer.text
+        self.logits = writer.logits
         self.form, self.rank = form, rank
         self.weight_bytes = 0
         self.nodes: list[onnx.NodeProto] = []
@@ -175,6 +192,9 @@ class _Graph:
         for layer in self.model.ladder.layers:
             x = self._static_layer(layer, x) if self.rank is not None else self._dynamic_layer(layer, x)
             x = self._node("Relu", [x], f"{layer.name}.relu") if layer.name == "first" else x
+        if self.logits:
+            self._node("Gather", [x, self._constant("word", np.array(1))], "of.word", axis=1)
+            x = "of.word"
         self._node("Identity", [x], outputs[0][0])
         values = [*inputs] if self.rank is not None else [*inputs, ("rank", "int64", ())]
         model = helper.make_model(
