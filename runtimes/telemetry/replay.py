@@ -15,7 +15,8 @@
 | `throttling`          | 0 or 1                                         | no       |
 | `power_mw`            | milliwatts                                     | no       |
 
-An empty cell is an unknown value. Other columns are left alone. A log of jtop is recognised by its header (`jtop_log`).
+An empty cell is an unknown value. Other columns are left alone. A log of jtop is recognised by its header (`jtop_log`),
+one of tegrastats by its first line (`jetson.tegrastats_log`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pathlib import Path
 from nsn_edge.errors import TraceError
 from nsn_edge.runtimes.telemetry import jtop_log
 from nsn_edge.runtimes.telemetry.base import Clock, Reading
+from nsn_edge.runtimes.telemetry.jetson import tegrastats_log
 
 REQUIRED_COLUMNS = ("time_s", "battery_pct", "on_mains", "temperature_c")
 
@@ -95,13 +97,15 @@ class ReplaySource:
 
 
 def load_trace(path: Path | str) -> TelemetryTrace:
-    """Read a trace in this module's format, or a log of jtop.
+    """Read a trace in this module's format, or a log of jtop or tegrastats.
 
     Raises:
         TraceError: the file is missing, empty or not CSV, lacks a column, or has a cell that is not a number, lies out
             of range or takes time back. It names the file, the line and the column.
     """
     path = Path(path)
+    if tegrastats_log.is_tegrastats_log(path):
+        return load_tegrastats_log(path)
     (header_line, header), *body = _read_rows(path)
     if repeated := [column for column in header if header.count(column) > 1]:
         raise TraceError(f"{path}, line {header_line}: two columns are named {repeated[0]!r}", "name each column once")
@@ -123,6 +127,21 @@ def load_trace(path: Path | str) -> TelemetryTrace:
             f"it has {', '.join(header)}; leave the cells of an unknown value empty",
         )
     return TelemetryTrace(path.name, _readings([_Row(f"{path}, line {line}", cells) for line, cells in table]), lines)
+
+
+def load_tegrastats_log(path: Path | str, interval_s: float = 1.0) -> TelemetryTrace:
+    """Read a log of tegrastats, of any generation.
+
+    Args:
+        path: what `tegrastats --logfile` wrote.
+        interval_s: between lines that do not tell their time, as JetPack 4's do not.
+
+    Raises:
+        TraceError: the file is missing, or a line in it is none of tegrastats. It names the file and the line.
+    """
+    path = Path(path)
+    lines, readings = zip(*tegrastats_log.parse(path, interval_s), strict=True)
+    return TelemetryTrace(path.name, readings, lines)
 
 
 def _read_rows(path: Path) -> list[tuple[int, list[str]]]:

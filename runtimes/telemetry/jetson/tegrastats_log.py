@@ -32,8 +32,12 @@ def is_tegrastats_log(path: Path) -> bool:
     return parse_line(first) is not None
 
 
-def parse(path: Path, interval_s: float = 1.0) -> tuple[Reading, ...]:
-    """The lines as readings, with times from 0.
+def parse(path: Path, interval_s: float = 1.0) -> tuple[tuple[int, Reading], ...]:
+    """The lines as readings, with times from 0, each with the number of its line.
+
+    Args:
+        path: the log.
+        interval_s: between lines that do not tell their time.
 
     Raises:
         TraceError: the file cannot be read, holds no line of tegrastats, or another line among them.
@@ -43,18 +47,19 @@ def parse(path: Path, interval_s: float = 1.0) -> tuple[Reading, ...]:
     except OSError as error:
         raise TraceError(f"cannot read the log {path}: {error.strerror}", _HINT) from error
     lines = list(io.StringIO(text))  # at line feeds alone, as people count lines
-    parsed: list[TegrastatsLine] = []
+    parsed: list[tuple[int, TegrastatsLine]] = []
     for number, line in enumerate(lines, start=1):
         if _is_skipped(line):
             continue
         found = parse_line(line)
         if found is not None:
-            parsed.append(found)
+            parsed.append((number, found))
         elif number < len(lines):
             raise TraceError(f"{path}, line {number} is none of tegrastats: {line.strip()[:40]!r}", _HINT)
     if not parsed:
         raise TraceError(f"{path} holds no line of tegrastats", _HINT)
-    return tuple(line.reading(time_s) for line, time_s in zip(parsed, _times_s(parsed, interval_s), strict=True))
+    times_s = _times_s([line for _, line in parsed], interval_s)
+    return tuple((number, line.reading(time_s)) for (number, line), time_s in zip(parsed, times_s, strict=True))
 
 
 def _is_skipped(line: str) -> bool:
