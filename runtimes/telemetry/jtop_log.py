@@ -1,9 +1,10 @@
 """A log that jtop (jetson-stats) wrote on a Jetson, read as telemetry.
 
 What is taken: `System-Time` (the time of day, which may pass midnight), `<zone>-CURR_TEMP` of the best zone that is on
-(an offline zone says -256 or -256000), the lowest `<zone>-SW_THROTTLING_TEMP`, and `VDD_IN-IN_POWER` where the board
-has that rail; the rails of an AGX board do not add up to its input power, so there the power is unknown. Every rail's
-`<rail>-IN_POWER` is kept by its name. Such a log tells nothing of a battery.
+(an offline zone says -256 or -256000), the lowest `<zone>-SW_THROTTLING_TEMP`, every rail's `<rail>-IN_POWER` by its
+name, and the board's power where one of them is its input (`VDD_IN`): the rails of an AGX board do not add up to that.
+Besides `IGPU<n>-CURR_LOAD` (percent), `IGPU<n>-CURR_FREQ` and `CPU<n>-CURR_FREQ` (MHz), of the busiest and the fastest,
+and `NVPMODEL-POWER_MODE`. Such a log tells nothing of a battery.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from pathlib import Path
 
 from nsn_edge.errors import TraceError
 from nsn_edge.runtimes.telemetry.base import Reading
+from nsn_edge.runtimes.telemetry.jetson.rails import board_power_mw, rail_power_mw
 from nsn_edge.runtimes.telemetry.sysfs import parse_number
-from nsn_edge.runtimes.telemetry.zones import is_usable, preference
+from nsn_edge.runtimes.telemetry.zones import hottest_of_best, is_usable
 
 _TIME = "System-Time"
 _TEMPERATURE = "-CURR_TEMP"
 _LIMIT = "-SW_THROTTLING_TEMP"
 _RAIL = "-IN_POWER"
-_BOARD_POWER = "VDD_IN-IN_POWER"
+_MODE = "NVPMODEL-POWER_MODE"
+_GPU_LOAD = re.compile(r"IGPU\d+-CURR_LOAD", re.ASCII)
+_GPU_CLOCK = re.compile(r"IGPU\d+-CURR_FREQ", re.ASCII)
+_CPU_CLOCK = re.compile(r"CPU\d+-CURR_FREQ", re.ASCII)
+_FASTEST_MHZ = 10_000.0
 _DAY_S = 86400.0
 
 
@@ -49,14 +55,18 @@ def parse(path: Path, table: Sequence[tuple[int, Mapping[str, str]]]) -> tuple[R
         if time_s < previous_s:
             raise TraceError(f"{path}, line {line}: {_TIME} runs backwards to {row[_TIME]}", "sort the rows by time")
         previous_s = time_s
-        power_mw = parse_number(row.get(_BOARD_POWER))
+        rails_mw = _rails_mw(row)
         readings.append(
             Reading(
                 time_s=time_s - start_s,
                 temperature_c=_temperature_c(row),
                 temperature_limit_c=_limit_c(row),
-                power_mw=max(power_mw, 0.0) if power_mw is not None else None,
-                rails_mw=_rails_mw(row),
+                power_mw=board_power_mw(rails_mw),
+                gpu_load_pct=_largest(row, _GPU_LOAD, 0.0, 100.0),
+                gpu_mhz=_largest(row, _GPU_CLOCK, 1.0, _FASTEST_MHZ),
+                cpu_mhz=_largest(row, _CPU_CLOCK, 1.0, _FASTEST_MHZ),
+                power_mode=mode if (mode := row.get(_MODE)) not in ("", "-") else None,
+                rails_mw=rails_mw,
             )
         )
     return tuple(readings)
@@ -71,9 +81,18 @@ def _time_of_day_s(path: Path, line: int, row: Mapping[str, str]) -> float:
 
 
 def _rails_mw(row: Mapping[str, str]) -> dict[str, float]:
-    """A rail that reads a little below zero is one without load."""
-    rails = {column.removesuffix(_RAIL): parse_number(cell) for column, cell in row.items() if column.endswith(_RAIL)}
-    return {rail: max(power_mw, 0.0) for rail, power_mw in rails.items() if power_mw is not None}
+    rails = {
+        column.removesuffix(_RAIL): rail_power_mw(parse_number(cell))
+        for column, cell in row.items()
+        if column.endswith(_RAIL)
+    }
+    return {rail: power_mw for rail, power_mw in rails.items() if power_mw is not None}
+
+
+def _largest(row: Mapping[str, str], columns: re.Pattern[str], low: float, high: float) -> float | None:
+    """The largest believable number in the columns so named."""
+    numbers = [parse_number(cell) for column, cell in row.items() if columns.fullmatch(column)]
+    return max((number for number in numbers if number is not None and low <= number <= high), default=None)
 
 
 def _by_zone(row: Mapping[str, str], suffix: str) -> dict[str, float]:
@@ -84,9 +103,7 @@ def _by_zone(row: Mapping[str, str], suffix: str) -> dict[str, float]:
 
 
 def _temperature_c(row: Mapping[str, str]) -> float | None:
-    zones = _by_zone(row, _TEMPERATURE)
-    best = min(map(preference, zones), default=None)
-    return max((value for zone, value in zones.items() if preference(zone) == best), default=None)
+    return hottest_of_best(_by_zone(row, _TEMPERATURE))
 
 
 def _limit_c(row: Mapping[str, str]) -> float | None:

@@ -20,7 +20,7 @@ from datetime import datetime
 
 from nsn_edge.runtimes.telemetry.base import Reading
 from nsn_edge.runtimes.telemetry.jetson.rails import NOT_CONNECTED, board_power_mw, rail_power_mw
-from nsn_edge.runtimes.telemetry.zones import hottest_of_best
+from nsn_edge.runtimes.telemetry.zones import hottest_of_best, is_usable
 
 LONGEST_LINE = 8192
 """Characters. Real lines have some 500; what is longer is not one."""
@@ -58,7 +58,7 @@ class TegrastatsLine:
     gpu_mhz: float | None = None
     """Of the fastest GPU cluster; a gated one has none."""
     temperatures_c: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """By zone, of those that are on."""
+    """By zone, of those of the chip that are on; never the PMIC's placeholder of 100."""
     rails_mw: Mapping[str, float] = field(default_factory=dict, hash=False)
     """Power now by rail, not the average that stands beside it."""
 
@@ -143,7 +143,7 @@ def _temperatures_c(text: str) -> dict[str, float]:
     """The first mention of each zone counts: in `cpu@50C/51C` that is the temperature now."""
     found: dict[str, float] = {}
     for zone, figure in _TEMPERATURE.findall(text):
-        if zone not in _ESTIMATES and _COLDEST_C <= float(figure) <= _HOTTEST_C:
+        if is_usable(zone) and zone not in _ESTIMATES and _COLDEST_C <= float(figure) <= _HOTTEST_C:
             found.setdefault(zone, float(figure))
     return found
 
