@@ -5,6 +5,7 @@ load_trace(csv)        a recorded or scripted trace; ReplaySource(trace) plays i
 NvmlTelemetry()        an NVIDIA GPU's heat; NvmlGpu besides its power and energy
 NoTelemetry()          a device without sensors
 Aged, Combined, Guarded    sources made of sources
+Sampler(source)        reads it in the background, so that nobody waits for a sensor
 FaultyTelemetry(source)    fails as real sensors do
 """
 
@@ -15,6 +16,7 @@ from nsn_edge.runtimes.telemetry.faulty import Fault, FaultyTelemetry, chances
 from nsn_edge.runtimes.telemetry.linux import linux_telemetry
 from nsn_edge.runtimes.telemetry.nvml import NvmlGpu, NvmlTelemetry
 from nsn_edge.runtimes.telemetry.replay import ReplaySource, TelemetryTrace, load_trace
+from nsn_edge.runtimes.telemetry.sampler import Sampler
 from nsn_edge.runtimes.telemetry.thermal import LinuxThermal
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "NvmlTelemetry",
     "Reading",
     "ReplaySource",
+    "Sampler",
     "TelemetrySource",
     "TelemetryTrace",
     "Work",
