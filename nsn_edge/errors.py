@@ -12,7 +12,13 @@
     ├── BundleError               exit 1   a bundle that is damaged, missing or too new
     ├── ExportError               exit 1   tracing or lowering failed; nothing was written
     ├── VerificationError         exit 1   an exported graph disagrees with torch
+    ├── ServingError              exit 1   a request was refused or given up, and never ran
+    │   ├── QueueFullError                 as many requests wait as may
+    │   └── DeadlineError                  its deadline passed while it waited
     └── EngineError               exit 1   an inference engine could not load or run a graph
+        ├── InputError                     inputs that do not fit the graph
+        ├── NoRungError                    no rung could answer
+        ├── ClosedError                    asked of a session or a server that was closed
         ├── ProviderError                  onnxruntime would run elsewhere than was asked
         └── StaleEngineError               an engine file of another bundle, device or version, or a damaged one
 
@@ -87,8 +93,32 @@ class VerificationError(NsnEdgeError):
     """An exported graph disagrees with torch by more than the tolerance."""
 
 
+class ServingError(NsnEdgeError):
+    """A request was refused or given up before it ran."""
+
+
+class QueueFullError(ServingError):
+    """As many requests wait as may. The sender may try again later, or send less."""
+
+
+class DeadlineError(ServingError):
+    """A request's deadline passed while it waited. It was not run."""
+
+
 class EngineError(NsnEdgeError):
     """An inference engine could not load or run a graph."""
+
+
+class InputError(EngineError):
+    """Inputs that do not fit the graph: no engine could have run them."""
+
+
+class NoRungError(EngineError):
+    """The rung that was asked failed, and so did every other that could be tried."""
+
+
+class ClosedError(EngineError):
+    """Asked of a session or a server that was closed."""
 
 
 class ProviderError(EngineError):

@@ -8,17 +8,17 @@ bound                      the factors are: at each rank, prefixes of the mapped
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
 from nsn_edge.bundle import Bundle, MappedFactors
 from nsn_edge.bundle.manifest import RANK_INPUT
-from nsn_edge.errors import EngineError
+from nsn_edge.errors import ClosedError
 from nsn_edge.ladder import check_rank
 from nsn_edge.runtimes.engines.base import Array, Engine, LoadedGraph
 from nsn_edge.runtimes.engines.fixing import fix_inputs
-from nsn_edge.runtimes.residency import Lease
+from nsn_edge.runtimes.graph_store import Lease
 
 _REMEMBERED_RANKS = 32
 """For how many ranks the prefixes are kept: a few kilobytes of views each."""
@@ -127,9 +127,21 @@ class RankInputStore:
     def lease(self, rank: int | None) -> Lease:
         at = self._at
         if at is None:
-            raise EngineError("the session was closed")
+            raise ClosedError("the session was closed")
         wanted = self._current if rank is None else rank
         return Lease(wanted, at(wanted))
+
+    def lease_resident(self, rank: int) -> Lease | None:
+        return None
+
+    def substitutes(self, rank: int) -> tuple[int, ...]:
+        return ()  # another rank would be the same graph
+
+    def drop(self, lease: Lease) -> bool:
+        return False
+
+    def make_room(self, rank: int, keep: Collection[int]) -> bool:
+        return False
 
     def release(self, lease: Lease) -> None:
         """Nothing is counted: a graph is freed when the last lease forgets it."""

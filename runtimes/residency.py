@@ -6,79 +6,23 @@
 
 A request leases a graph, runs it and releases it, so no graph is freed under a request. The budget bounds what stays;
 a graph in use and the current one are never taken away, so while a switch loads the next rung both may be held at once.
+A graph that failed is dropped: it answers nobody any more, and its rung, even the current one, is cold again.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Protocol
 
 from nsn_edge.bundle import Bundle
-from nsn_edge.errors import EngineError, UsageError
-from nsn_edge.runtimes.engines.base import Engine, LoadedGraph
+from nsn_edge.errors import ClosedError, UsageError
+from nsn_edge.runtimes.engines.base import Engine
+from nsn_edge.runtimes.graph_store import MB, Lease, NotInMemoryError
 
-MB = 1e6
-"""Bytes in the megabyte of all options and messages."""
-
-
-@dataclass(eq=False)
-class Lease:
-    """A graph that stays in memory until it is released."""
-
-    rank: int
-    graph: LoadedGraph
-    users: int = 0
-    last_used: int = 0
-
-
-class GraphStore(Protocol):
-    """Hands out the graph of a rank. Every method may be called from any thread."""
-
-    @property
-    def current(self) -> int:
-        """The rank of requests that name none."""
-
-    @property
-    def resident_ranks(self) -> tuple[int, ...]:
-        """Ranks that answer without loading, lowest first."""
-
-    @property
-    def resident_bytes(self) -> int:
-        """Weights of the loaded graphs."""
-
-    @property
-    def top_rank(self) -> int:
-        """The highest rank that `check` accepts."""
-
-    def serves(self, rung_rank: int) -> bool:
-        """Whether the rung at a rank fits the memory budget."""
-
-    def check(self, rank: int) -> int:
-        """Refuse a rank that this store can never serve.
-
-        Raises:
-            RankError: outside `1..R`, or no rung there.
-            UsageError: it does not fit the memory budget even alone.
-        """
-
-    def lease(self, rank: int | None) -> Lease:
-        """The graph of a rank, loading it if need be; of the current one, never loading, for None.
-
-        Raises:
-            EngineError: loading failed, or the store is closed.
-        """
-
-    def release(self, lease: Lease) -> None:
-        """Give a lease back."""
-
-    def make_current(self, rank: int) -> bool:
-        """Make a rank the current one; False, and nothing changes, if it is not in memory."""
-
-    def close(self) -> None:
-        """Free every graph; those in use when their request ends."""
+_log = logging.getLogger("nsn_edge.runtimes")
 
 
 class RungStore:
@@ -90,7 +34,7 @@ class RungStore:
         engine: Engine,
         budget_bytes: int | None,
         *,
-        on_load: Callable[[int], None],
+        on_load: Callable[[int, float], None],
         on_evict: Callable[[int], None],
         defer: Callable[[Callable[[], None]], None],
     ) -> None:
@@ -99,7 +43,7 @@ class RungStore:
             bundle: whose static graphs these are.
             engine: loads them.
             budget_bytes: of weights that stay in memory; None for no limit.
-            on_load: hears of each rank loaded, outside the lock.
+            on_load: hears of each rank loaded and the milliseconds it took, outside the lock.
             on_evict: hears of each rank evicted, outside the lock.
             defer: runs the freeing of graphs soon, in another thread: called where a request waits.
         """
@@ -159,11 +103,13 @@ class RungStore:
         while True:
             with self._lock:
                 if self._closed:
-                    raise EngineError("the session was closed")
+                    raise ClosedError("the session was closed")
                 wanted = self._current if rank is None else rank
                 entry = self._entries.get(wanted)
                 if entry is not None:
                     return self._use(entry)
+                if rank is None:
+                    raise NotInMemoryError(wanted)
                 pending = self._loading.get(wanted)
                 if pending is None:
                     mine = self._loading[wanted] = Future()
@@ -174,12 +120,54 @@ class RungStore:
                 return self._load(wanted, mine)
             pending.result()  # another thread is loading it; afterwards look again, it may be gone already
 
+    def lease_resident(self, rank: int) -> Lease | None:
+        with self._lock:
+            entry = self._entries.get(rank)
+            return None if entry is None or self._closed else self._use(entry)
+
+    def substitutes(self, rank: int) -> tuple[int, ...]:
+        lower = [other for other in self._fitting if other < rank]
+        return (*reversed(lower), *(other for other in self._fitting if other > rank))
+
+    def drop(self, lease: Lease) -> bool:
+        with self._lock:
+            if self._entries.get(lease.rank) is not lease:
+                return False
+            del self._entries[lease.rank]
+            lease.dropped = True
+            if lease.users:
+                return True
+            self._held_bytes -= self._costs[lease.rank]
+        self._free_later([lease])
+        return True
+
+    def make_room(self, rank: int, keep: Collection[int]) -> bool:
+        with self._lock:
+            if self._closed or rank in self._entries or rank in self._loading or rank not in self._fitting:
+                return False
+            if self._budget is None:
+                return True
+            kept = [entry for entry in self._entries.values() if entry.rank in keep or entry.rank == self._current]
+            evictable = sum(
+                self._costs[entry.rank] for entry in self._entries.values() if entry not in kept and not entry.users
+            )
+            if self._held_bytes - evictable + self._costs[rank] > self._budget:
+                return False
+            for entry in kept:
+                self._touch(entry)
+            return True
+
     def release(self, lease: Lease) -> None:
         with self._lock:
             lease.users -= 1
-            if lease.users or (not self._closed and (self._budget is None or self._held_bytes <= self._budget)):
+            if lease.users:
                 return
-            victims = self._take_victims()
+            victims = []
+            if lease.dropped:
+                self._held_bytes -= self._costs[lease.rank]
+                victims.append(lease)
+            if self._closed or (self._budget is not None and self._held_bytes > self._budget):
+                victims += self._take_victims()
         self._free_later(victims)
 
     def make_current(self, rank: int) -> bool:
@@ -210,6 +198,7 @@ class RungStore:
 
     def _load(self, rank: int, pending: Future[None]) -> Lease:
         """Load outside the lock; whoever waits for `pending` looks again when it is done."""
+        start = time.perf_counter()
         try:
             graph = self._engine.load(self._bundle.file(self._bundle.graph(rank)))
         except BaseException as error:
@@ -224,7 +213,7 @@ class RungStore:
             self._entries[rank] = entry
             self._use(entry)
         pending.set_result(None)
-        self._on_load(rank)
+        self._on_load(rank, (time.perf_counter() - start) * 1e3)
         return entry
 
     def _take_victims(self) -> list[Lease]:
@@ -240,8 +229,12 @@ class RungStore:
 
     def _free(self, victims: list[Lease]) -> None:
         for victim in victims:
-            victim.graph.close()
-            self._on_evict(victim.rank)
+            try:
+                victim.graph.close()
+            except Exception:  # one that failed may fail at this, too; the others must go
+                _log.exception("the graph of rank %d could not be freed", victim.rank)
+            if not victim.dropped:
+                self._on_evict(victim.rank)
 
     def _free_later(self, victims: list[Lease]) -> None:
         if victims:

@@ -8,80 +8,65 @@
 
 A switch changes one number under a lock, so no request waits for it or is lost to it. Of several switches under way the
 last one asked for wins. If loading fails the old rung stays: the future raises, and the listener hears `load_failed`.
+If an engine fails at a request another rung answers it (`failover.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from nsn_edge.bundle import Bundle
 from nsn_edge.bundle.manifest import GRAPH_FORMS
-from nsn_edge.errors import EngineError, UsageError
+from nsn_edge.errors import ClosedError, InputError, UsageError
 from nsn_edge.ladder import RankLadder
+from nsn_edge.runtimes.answers import Answer, Switch
+from nsn_edge.runtimes.background import Background
 from nsn_edge.runtimes.dynamic import RankInputStore
 from nsn_edge.runtimes.engines import Array, Engine, Held, OnnxRuntimeEngine, run_holding
 from nsn_edge.runtimes.events import (
+    DEGRADED,
     EVICTED,
-    LOAD_FAILED,
     LOADED,
-    SWITCHED,
+    Cause,
     Listener,
     SessionEvent,
     log_event,
     one_line,
     tell,
 )
-from nsn_edge.runtimes.residency import MB, GraphStore, Lease, RungStore
-from nsn_edge.runtimes.telemetry.base import Work
+from nsn_edge.runtimes.failover import Attempts, Failover
+from nsn_edge.runtimes.graph_store import MB, GraphStore, Lease, NotInMemoryError
+from nsn_edge.runtimes.residency import RungStore
+from nsn_edge.runtimes.switching import Switcher
+from nsn_edge.runtimes.telemetry.base import Clock, Work
 from nsn_edge.runtimes.workload import WorkMeter
 
-_LOADER_NICENESS = 5
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The outcome of one request."""
-
-    outputs: dict[str, Array]
-    """By the graph's names; the arrays belong to the caller."""
-    rank: int
-    """That answered."""
-    latency_ms: float
-    """Of the inference alone; loading a cold rung first is not in it."""
-    held: dict[str, Held] = field(default_factory=dict)
-    """Outputs that were asked to stay with the engine, by the graph's names."""
-
-
-@dataclass(frozen=True)
-class Switch:
-    """The outcome of `EdgeSession.switch`."""
-
-    from_rank: int
-    """Current before."""
-    to_rank: int
-    """Asked for."""
-    happened: bool
-    """False where a later switch overtook this one."""
-    cold: bool
-    """Whether the rung was not in memory when asked for."""
-    duration_ms: float
-    """From the asking until the rank was current, loading included."""
+__all__ = ["Answer", "EdgeSession", "Switch"]
 
 
 class EdgeSession:
     """Answers requests from a bundle. Every method may be called from any thread."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, form: str, budget_bytes: int | None, listener: Listener) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        form: str,
+        budget_bytes: int | None,
+        *,
+        prefetch: bool,
+        retry_after_s: float,
+        listener: Listener,
+        observer: Callable[[Answer], None] | None,
+        clock: Clock,
+    ) -> None:
         """Use `open`, which checks, and loads the first rung."""
         self.bundle = bundle
         """What is answered from."""
@@ -90,27 +75,35 @@ class EdgeSession:
         self.form = form
         """One of `GRAPH_FORMS`."""
         self._listener = listener
-        self._loader = ThreadPoolExecutor(
-            max_workers=1,
-            thread_name_prefix="nsn-edge-loader",
-            initializer=None if engine.owns_threads else _give_way,
-        )
-        self._freer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nsn-edge-freer")
-        self._switching = threading.Lock()
-        self._last_asked = 0
-        self._meter = WorkMeter()
+        self._observer = observer
+        self._background = Background(give_way=not engine.owns_threads)
+        self._meter = WorkMeter(clock=clock)
         self._store: GraphStore
         if form == "static":
             self._store = RungStore(
                 bundle,
                 engine,
                 budget_bytes,
-                on_load=lambda rank: self._tell(LOADED, rank),
-                on_evict=lambda rank: self._tell(EVICTED, rank),
-                defer=self._defer,
+                on_load=lambda rank, ms: self._tell(SessionEvent(LOADED, rank, duration_ms=ms)),
+                on_evict=lambda rank: self._tell(SessionEvent(EVICTED, rank)),
+                defer=self._background.free,
             )
         else:
             self._store = RankInputStore(bundle, engine, form)
+        self._failover = Failover(
+            self._store,
+            retry_after_s=retry_after_s,
+            clock=clock,
+            reload=self._reload,
+            tell=self._tell,
+        )
+        self._switcher = Switcher(
+            self._store,
+            self._background,
+            self._failover,
+            prefetch_among=self.ladder.ranks if prefetch else (),
+            tell=self._tell,
+        )
 
     @classmethod
     def open(
@@ -121,8 +114,12 @@ class EdgeSession:
         form: str = "static",
         rank: int | None = None,
         memory_budget_mb: float | None = None,
+        prefetch: bool = False,
+        retry_after_s: float = 10.0,
         check_hashes: bool = True,
         listener: Listener = log_event,
+        observer: Callable[[Answer], None] | None = None,
+        clock: Clock = time.monotonic,
     ) -> EdgeSession:
         """Open a bundle and load its first rung.
 
@@ -134,8 +131,13 @@ class EdgeSession:
             rank: to begin with; by default the highest that fits the budget.
             memory_budget_mb: 10^6 bytes of weights that may stay in memory, by the manifest's `weight_bytes`. A switch
                 needs the old and the new rung at once and may exceed it for that moment. None: no limit.
+            prefetch: keep the neighbours of the current rung in memory, too, as far as the budget has room: they are
+                loaded in the background when nothing else is to be loaded. A step up or down is then warm.
+            retry_after_s: how long a rung that could not be loaded, or failed again after it was, is left alone.
             check_hashes: compare the files' SHA-256 with the manifest.
             listener: hears of loads, switches, evictions and failures; by default they are logged.
+            observer: sees every answer, in the thread that asked; what it raises goes to that thread.
+            clock: monotonic seconds.
 
         Raises:
             BundleError: the bundle is damaged.
@@ -150,10 +152,21 @@ class EdgeSession:
             raise UsageError(f"a memory budget is a positive number of megabytes, not {memory_budget_mb}")
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle, check_hashes=check_hashes)
-        budget_bytes = None if memory_budget_mb is None else round(memory_budget_mb * MB)
-        session = cls(bundle, engine or OnnxRuntimeEngine(), form, budget_bytes, listener)
+        if not retry_after_s >= 0.0:
+            raise UsageError(f"a failed rung is tried again after 0 seconds or more, not {retry_after_s}")
+        session = cls(
+            bundle,
+            engine or OnnxRuntimeEngine(),
+            form,
+            None if memory_budget_mb is None else round(memory_budget_mb * MB),
+            prefetch=prefetch,
+            retry_after_s=retry_after_s,
+            listener=listener,
+            observer=observer,
+            clock=clock,
+        )
         try:
-            session._begin(rank)
+            session._switcher.begin(session._store.check(session._store.top_rank if rank is None else rank))
         except BaseException:
             session.close()
             raise
@@ -190,6 +203,7 @@ class EdgeSession:
         inputs: Mapping[str, Array],
         rank: int | None = None,
         *,
+        fall_back: bool | None = None,
         held: Mapping[str, Held] | None = None,
         hold: Collection[str] = (),
     ) -> Answer:
@@ -199,35 +213,46 @@ class EdgeSession:
             inputs: one array per input of the manifest that `held` does not give, with its dtype and shape.
             rank: answer at this rank and leave the current one as it is. A rung not in memory is loaded first, and
                 only this request waits for that. None: the current rank, which never waits.
+            fall_back: where the rung cannot be loaded or its engine fails, let the nearest lower rung in memory answer,
+                then any other; the answer says so (`degraded`), and the rung is loaded again in the background. By
+                default a request that names a rank gets that one or an error.
             held: inputs that are tensors held by an earlier answer, of any rank: a decoder's cache.
             hold: outputs to hold for a later request instead of returning them.
 
         Raises:
             RankError: `rank` is outside `1..R`, or no rung is there.
             UsageError: the rung does not fit the memory budget.
-            EngineError: the inputs do not fit, the engine failed, or the session is closed.
+            InputError: the inputs do not fit the graph.
+            NoRungError: the rung failed, and so did every other that could be tried.
+            ClosedError: the session is closed.
+            EngineError: the rung failed, and no other could stand in.
         """
         self._meter.arrived()
-        lease = self._store.lease(rank if rank is None else self._store.check(rank))
-        try:
-            start = time.perf_counter()
-            if held or hold:
-                outputs, kept = run_holding(lease.graph, inputs, held or {}, hold)
-            else:
-                outputs, kept = lease.graph.run(inputs), {}
-            latency_ms = (time.perf_counter() - start) * 1e3
-        finally:
-            self._store.release(lease)
-        self._meter.answered(lease.rank, latency_ms)
-        return Answer(outputs, lease.rank, latency_ms, kept)
+        asked = rank if rank is None else self._store.check(rank)
+        if fall_back if fall_back is not None else rank is None:
+            answer = self._run_or_fall_back(asked, lambda lease: self._run_on(lease, inputs, held, hold))
+        else:
+            lease = self._store.lease(asked)
+            try:
+                answer = self._run_on(lease, inputs, held, hold)
+            finally:
+                self._store.release(lease)
+        self._meter.answered(answer.rank, answer.latency_ms)
+        if self._observer is not None:
+            self._observer(answer)
+        return answer
 
     def work(self) -> Work:
         """What was asked of this session since the last call: a `Governor` puts it into each reading. `waiting` is
         unknown, as requests wait where they are sent from."""
         return self._meter.take()
 
-    def switch(self, rank: int) -> Future[Switch]:
+    def switch(self, rank: int, *, cause: Cause | None = None) -> Future[Switch]:
         """Make `rank` the current one: now if it is in memory, else when the background thread has loaded it.
+
+        Args:
+            rank: of a rung.
+            cause: why, for whoever listens.
 
         Returns:
             A future that is done already for a rung in memory. It raises what the loading raised.
@@ -235,22 +260,9 @@ class EdgeSession:
         Raises:
             RankError: `rank` is outside `1..R`, or no rung is there.
             UsageError: the rung does not fit the memory budget.
-            EngineError: the session is closed.
+            ClosedError: the session is closed.
         """
-        asked_s = time.perf_counter()
-        rank = self._store.check(rank)
-        with self._switching:
-            self._last_asked += 1
-            ticket = self._last_asked
-            before = self._store.current
-            is_resident = self._store.make_current(rank)
-        if not is_resident:
-            return self._submit(rank, ticket, asked_s)
-        if before != rank:
-            self._tell(SWITCHED, rank)
-        done: Future[Switch] = Future()
-        done.set_result(Switch(before, rank, True, False, (time.perf_counter() - asked_s) * 1e3))
-        return done
+        return self._switcher.switch(self._store.check(rank), cause)
 
     def preload(self, ranks: Iterable[int]) -> list[Future[None]]:
         """Load rungs in the background without switching, in the order given. What the budget has no room for is
@@ -259,19 +271,16 @@ class EdgeSession:
         Raises:
             RankError: a rank is outside `1..R`, or no rung is there.
             UsageError: a rung does not fit the memory budget.
-            EngineError: the session is closed.
+            ClosedError: the session is closed.
         """
         checked = [self._store.check(rank) for rank in ranks]
-        try:
-            return [self._loader.submit(self._load, rank) for rank in checked]
-        except RuntimeError as error:
-            raise EngineError("the session was closed") from error
+        return [self._switcher.load(rank) for rank in checked]
 
     def close(self) -> None:
         """Stop loading and free every graph; one that answers a request goes when that request ends."""
-        self._loader.shutdown(wait=True, cancel_futures=True)
+        self._background.stop_loading()
         self._store.close()
-        self._freer.shutdown(wait=True)
+        self._background.close()
 
     def __enter__(self) -> EdgeSession:
         return self
@@ -281,60 +290,44 @@ class EdgeSession:
     ) -> None:
         self.close()
 
-    def _begin(self, rank: int | None) -> None:
-        rank = self._store.check(self._store.top_rank if rank is None else rank)
-        self._store.release(self._store.lease(rank))  # a failure is raised, so the listener need not hear of it
-        self._store.make_current(rank)
+    def _run_on(
+        self, lease: Lease, inputs: Mapping[str, Array], held: Mapping[str, Held] | None, hold: Collection[str]
+    ) -> Answer:
+        start = time.perf_counter()
+        if held or hold:
+            outputs, kept = run_holding(lease.graph, inputs, held or {}, hold)
+        else:
+            outputs, kept = lease.graph.run(inputs), {}
+        return Answer(outputs, lease.rank, (time.perf_counter() - start) * 1e3, kept)
 
-    def _submit(self, rank: int, ticket: int, asked_s: float) -> Future[Switch]:
+    def _run_or_fall_back(self, asked: int | None, run: Callable[[Lease], Answer]) -> Answer:
+        lease = None
         try:
-            return self._loader.submit(self._load_and_switch, rank, ticket, asked_s)
-        except RuntimeError as error:  # what an executor raises after its shutdown
-            raise EngineError("the session was closed") from error
-
-    def _load_and_switch(self, rank: int, ticket: int, asked_s: float) -> Switch:
-        """In the background thread: load, then become current unless a later switch was asked for meanwhile."""
-        before, happened = self._store.current, False
-        if ticket == self._last_asked:
-            lease = self._lease_or_report(rank)
-            try:
-                with self._switching:
-                    before = self._store.current
-                    happened = ticket == self._last_asked and self._store.make_current(rank)
-            finally:
-                self._store.release(lease)
-        if happened and before != rank:
-            self._tell(SWITCHED, rank)
-        return Switch(before, rank, happened, True, (time.perf_counter() - asked_s) * 1e3)
-
-    def _load(self, rank: int) -> None:
-        self._store.release(self._lease_or_report(rank))
-
-    def _lease_or_report(self, rank: int) -> Lease:
-        try:
-            return self._store.lease(rank)
-        except Exception as error:
-            self._tell(LOAD_FAILED, rank, one_line(error))
+            if asked is not None and (known := self._failover.unloadable(asked)) is not None:
+                raise known
+            lease = self._store.lease(asked)
+            return run(lease)
+        except (InputError, ClosedError):
             raise
+        except Exception as error:  # an engine may raise anything
+            if lease is not None:
+                attempts = Attempts(lease.rank)
+            else:
+                attempts = Attempts(error.rank if isinstance(error, NotInMemoryError) else asked or self.rank)
+            attempts.note(attempts.asked, error, lease)
+        finally:
+            if lease is not None:
+                self._store.release(lease)
+        answer = self._failover.answer(attempts, run)
+        if answer.rank == attempts.asked:
+            return answer
+        why = one_line(attempts.errors[0][1])
+        self._tell(SessionEvent(DEGRADED, attempts.asked, why, other_rank=answer.rank))
+        return replace(answer, degraded=True)
 
-    def _defer(self, work: Callable[[], None]) -> None:
-        """Freeing a graph holds the interpreter's lock for milliseconds: do it where no request waits."""
-        try:
-            self._freer.submit(work)
-        except RuntimeError:
-            work()
+    def _reload(self, rank: int) -> None:
+        with contextlib.suppress(ClosedError):
+            self._switcher.load(rank)
 
-    def _tell(self, kind: str, rank: int, message: str = "") -> None:
-        tell(self._listener, SessionEvent(kind, rank, message))
-
-
-def _give_way() -> None:
-    """Lower the calling thread's priority, so that a load takes the processor time that requests leave.
-
-    Measured with MiniLM on two cores that other programs kept busy: the median request during loads took 44 ms instead
-    of 57 ms (31 ms undisturbed), and a load 0.35 s instead of 0.17 s; on idle cores neither changes. Lower still would
-    be worse: the loader needs the interpreter's lock for moments, and must not fall asleep holding it.
-    """
-    if sys.platform == "linux":  # elsewhere priorities belong to processes
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOADER_NICENESS)
+    def _tell(self, event: SessionEvent) -> None:
+        tell(self._listener, event)

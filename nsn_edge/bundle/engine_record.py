@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nsn_edge.bundle.manifest import GRAPH_FORMS
-from nsn_edge.errors import EngineError, StaleEngineError
+from nsn_edge.errors import InputError, StaleEngineError
 
 SCHEMA_VERSION = 1
 
@@ -176,7 +176,7 @@ class EngineRecord:
         """The number of the first profile that takes inputs of these shapes at this rank.
 
         Raises:
-            EngineError: none does; the message names the first size that does not fit.
+            InputError: none does; the message names the first size that does not fit.
         """
         for number, profile in enumerate(self.profiles):
             if profile.takes(rank, shapes):
@@ -184,7 +184,7 @@ class EngineRecord:
         of_rank = [p for p in self.profiles if p.rank_range[0] <= rank <= p.rank_range[1]]
         if not of_rank:
             taken = ", ".join("{}..{}".format(*p.rank_range) for p in self.profiles)
-            raise EngineError(
+            raise InputError(
                 f"the engine has no profile for rank {rank}; it takes {taken}",
                 f"build it for more rungs: {build_command(self.library)}",
             )
@@ -192,7 +192,7 @@ class EngineRecord:
         name, shape = next(item for item in shapes.items() if not closest.takes(rank, dict([item])))
         known = [p.inputs[name] for p in of_rank if name in p.inputs]
         ranges = " or ".join(f"{list(r.min)} to {list(r.max)}" for r in known) or "no such input"
-        raise EngineError(
+        raise InputError(
             f"the engine at rank {rank} takes {name} of {ranges}, not {list(shape)}",
             "build it for larger shapes: --batch, --sequence and --cache of nsn-edge build",
         )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nsn_edge.bundle import TensorSpec
-from nsn_edge.errors import EngineError
+from nsn_edge.errors import InputError
 
 Array = npt.NDArray[Any]
 
@@ -30,8 +30,8 @@ class LoadedGraph(Protocol):
         """Every output by name. The arrays belong to the caller; the graph keeps no reference to them.
 
         Raises:
-            EngineError: an input is missing, unknown, of another dtype or of a shape that does not fit, or the
-                engine failed.
+            InputError: an input is missing, unknown, of another dtype or of a shape that does not fit.
+            EngineError: the engine failed.
         """
 
     def close(self) -> None:
@@ -68,18 +68,18 @@ def check_inputs(graph: str, specs: Sequence[TensorSpec], inputs: Mapping[str, A
     Runs before every inference, so it only compares: no copies, no conversions.
 
     Raises:
-        EngineError: an input is missing, unknown, not an array, of another dtype or of a shape that does not fit, be it
+        InputError: an input is missing, unknown, not an array, of another dtype or of a shape that does not fit, be it
             the graph's or that of the other inputs.
     """
     sizes: dict[str, int] = {}
     for spec in specs:
         array = inputs.get(spec.name)
         if array is None:
-            raise EngineError(f"{graph} lacks the input {spec.name!r}", f"it takes {_listed(specs)}")
+            raise InputError(f"{graph} lacks the input {spec.name!r}", f"it takes {_listed(specs)}")
         if not isinstance(array, np.ndarray):
-            raise EngineError(f"input {spec.name!r} of {graph} is a {type(array).__name__}, not a numpy array")
+            raise InputError(f"input {spec.name!r} of {graph} is a {type(array).__name__}, not a numpy array")
         if array.dtype != np.dtype(spec.dtype):  # `array.dtype.name` is a string built anew, ten times as slow
-            raise EngineError(
+            raise InputError(
                 f"input {spec.name!r} of {graph} is {array.dtype.name}, not {spec.dtype}",
                 f"convert it with .astype('{spec.dtype}')",
             )
@@ -88,14 +88,14 @@ def check_inputs(graph: str, specs: Sequence[TensorSpec], inputs: Mapping[str, A
             for size, wanted in zip(array.shape, spec.shape, strict=True)
         ):
             known = ", ".join(f"{name} {size}" for name, size in sizes.items() if name in spec.shape)
-            raise EngineError(
+            raise InputError(
                 f"input {spec.name!r} of {graph} has the shape {list(array.shape)}, "
                 f"which does not fit [{', '.join(map(str, spec.shape))}]" + (f" with {known}" if known else "")
             )
     _check_sums(graph, sizes)
     if len(inputs) != len(specs):
         strays = sorted(set(inputs) - {spec.name for spec in specs})
-        raise EngineError(f"{graph} has no input {', '.join(map(repr, strays))}", f"it takes {_listed(specs)}")
+        raise InputError(f"{graph} has no input {', '.join(map(repr, strays))}", f"it takes {_listed(specs)}")
 
 
 def _check_sums(graph: str, sizes: Mapping[str, int]) -> None:
@@ -103,7 +103,7 @@ def _check_sums(graph: str, sizes: Mapping[str, int]) -> None:
     for name, size in sizes.items():
         parts = name.split(" + ")
         if len(parts) > 1 and all(part in sizes for part in parts) and size != sum(sizes[part] for part in parts):
-            raise EngineError(
+            raise InputError(
                 f"{graph}: {name} is {size} where the other inputs make it {' + '.join(str(sizes[p]) for p in parts)}",
                 "the attention mask covers the tokens in the cache and the new ones",
             )

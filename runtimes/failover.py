@@ -1,0 +1,194 @@
+"""Who answers when a rung cannot: a failing engine costs quality for a while, not answers.
+
+    96 fails --> in memory: 48, 24, ... then 192, ...  --> answered: 96 is to blame, dropped and loaded again
+                     all fail the same request         --> 96 loaded afresh, once; if that fails, too: NoRungError
+
+An engine is to blame only if another one answers the very request that it failed at. Otherwise the request itself may
+be what no engine can run (a token outside the vocabulary), and sound engines would be thrown away for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nsn_edge.errors import ClosedError, InputError, NoRungError
+from nsn_edge.runtimes.answers import Answer
+from nsn_edge.runtimes.events import LOAD_FAILED, RUN_FAILED, SessionEvent, one_line
+from nsn_edge.runtimes.graph_store import GraphStore, Lease, NotInMemoryError
+from nsn_edge.runtimes.telemetry.base import Clock
+
+
+@dataclass
+class Attempts:
+    """What was tried for one request."""
+
+    asked: int
+    """The rung that should have answered."""
+    errors: list[tuple[int, Exception]] = field(default_factory=list)
+    """By rank, in the order tried."""
+    failed: list[Lease] = field(default_factory=list)
+    """Graphs that failed at the request. Not leased any more."""
+
+    @property
+    def load_failed(self) -> bool:
+        """Whether the asked rung was to be loaded for this request, and could not be."""
+        return not self.failed and not isinstance(self.errors[0][1], NotInMemoryError)
+
+    def error_of(self, lease: Lease) -> Exception:
+        """What a graph raised at the request."""
+        return next(error for rank, error in self.errors if rank == lease.rank)
+
+    def note(self, rank: int, error: Exception, lease: Lease | None = None) -> None:
+        """One more failed."""
+        self.errors.append((rank, error))
+        if lease is not None:
+            self.failed.append(lease)
+
+
+class Failover:
+    """Finds another rung for a request, and mends the one that failed. Called from any thread."""
+
+    def __init__(
+        self,
+        store: GraphStore,
+        *,
+        retry_after_s: float,
+        clock: Clock,
+        reload: Callable[[int], None],
+        tell: Callable[[SessionEvent], None],
+    ) -> None:
+        """
+        Args:
+            store: keeps the graphs.
+            retry_after_s: between two attempts to load a rung that failed.
+            clock: monotonic seconds.
+            reload: loads a rung in the background.
+            tell: hears of each rung that could not be loaded and of each whose graph was dropped.
+        """
+        self._store = store
+        self._retry_after_s = retry_after_s
+        self._clock = clock
+        self._reload = reload
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._tried_s: dict[int, float] = {}
+        self._unloadable: dict[int, tuple[float, Exception]] = {}
+        self._last_resort = threading.Lock()
+
+    def answer(self, attempts: Attempts, run: Callable[[Lease], Answer]) -> Answer:
+        """Answer a request at which the asked rung failed.
+
+        Args:
+            attempts: the asked rung's failure is in it.
+            run: runs the request on a graph, or raises what the engine raised.
+
+        Raises:
+            InputError: no engine can run it.
+            ClosedError: the session was closed meanwhile.
+            NoRungError: every rung that could be tried failed.
+            Exception: what the asked rung raised, where there was no other to try.
+        """
+        if attempts.load_failed:
+            self.note_unloadable(attempts.asked, attempts.errors[0][1])
+        answer = self._ask_resident(attempts, run)
+        if answer is None:
+            with self._last_resort:  # several requests fail at once: one loads, the others use what it loaded
+                answer = self._ask_resident(attempts, run) or self._ask_afresh(attempts, run)
+        if answer is None:
+            raise _no_rung(attempts) from attempts.errors[0][1]
+        for lease in attempts.failed:
+            self._drop(attempts, lease)
+        for rank in {attempts.asked, *(lease.rank for lease in attempts.failed)}:
+            if rank not in self._store.resident_ranks and self._may_load(rank):
+                self._reload(rank)
+        return answer
+
+    def unloadable(self, rank: int) -> Exception | None:
+        """Why a rung could not be loaded, if that was lately: a request need not try and fail at it again."""
+        with self._lock:
+            failed_s, error = self._unloadable.get(rank, (0.0, None))
+            return error if error is not None and self._clock() - failed_s < self._retry_after_s else None
+
+    def note_unloadable(self, rank: int, error: Exception) -> None:
+        """A rung could not be loaded just now. All who waited for one load have the same error: it is told once."""
+        with self._lock:
+            if rank in self._unloadable and self._unloadable[rank][1] is error:
+                return
+            now_s = self._clock()
+            self._unloadable[rank] = now_s, error
+            self._tried_s[rank] = now_s
+        self._tell(SessionEvent(LOAD_FAILED, rank, one_line(error)))
+
+    def _ask_resident(self, attempts: Attempts, run: Callable[[Lease], Answer]) -> Answer | None:
+        """The answer of a graph in memory that has not been tried; None if there is none."""
+        for rank in (attempts.asked, *self._store.substitutes(attempts.asked)):
+            lease = self._store.lease_resident(rank)
+            if lease is None:
+                continue
+            try:
+                if lease not in attempts.failed:
+                    return run(lease)
+            except InputError:
+                raise
+            except Exception as error:
+                attempts.note(rank, error, lease)
+            finally:
+                self._store.release(lease)
+        return None
+
+    def _ask_afresh(self, attempts: Attempts, run: Callable[[Lease], Answer]) -> Answer | None:
+        """Load the asked rung again, or the next that can be loaded, and ask that one alone: a request that fails at a
+        fresh graph, too, is no reason to load another."""
+        ranks_failed = {lease.rank for lease in attempts.failed}
+        for rank in (attempts.asked, *self._store.substitutes(attempts.asked)):
+            if (rank in ranks_failed and rank != attempts.asked) or not self._may_load(rank):
+                continue
+            for lease in [lease for lease in attempts.failed if lease.rank == rank]:
+                self._drop(attempts, lease)
+            if rank in self._store.resident_ranks:  # one graph for all ranks cannot be dropped
+                continue
+            try:
+                lease = self._store.lease(rank)
+            except ClosedError:
+                raise
+            except Exception as error:
+                attempts.note(rank, error)
+                self.note_unloadable(rank, error)
+                continue
+            try:
+                return run(lease)
+            except InputError:
+                raise
+            except Exception as error:
+                attempts.note(rank, error, lease)
+                return None
+            finally:
+                self._store.release(lease)
+        return None
+
+    def _drop(self, attempts: Attempts, lease: Lease) -> None:
+        if self._store.drop(lease):
+            self._tell(SessionEvent(RUN_FAILED, lease.rank, one_line(attempts.error_of(lease))))
+
+    def _may_load(self, rank: int) -> bool:
+        """Whether the last attempt is long enough ago; if so, this is one."""
+        with self._lock:
+            now_s = self._clock()
+            before_s = self._tried_s.get(rank)
+            if before_s is not None and now_s - before_s < self._retry_after_s:
+                return False
+            self._tried_s[rank] = now_s
+            return True
+
+
+def _no_rung(attempts: Attempts) -> Exception:
+    """The one error, or one that names every rung tried."""
+    if len(attempts.errors) == 1:
+        return attempts.errors[0][1]
+    tried = ", ".join(str(rank) for rank in dict.fromkeys(rank for rank, _ in attempts.errors))
+    return NoRungError(
+        f"no rung could answer (tried {tried}): {one_line(attempts.errors[0][1])}",
+        "if other requests are answered, this one's values are what no engine can run",
+    )
