@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nsn_edge.runtimes.telemetry.base import Reading
+
+if TYPE_CHECKING:  # each limiter's memory stands with the limiter
+    from nsn_edge.runtimes.policy.deadline import DeadlineMemory
+    from nsn_edge.runtimes.policy.energy import EnergyMemory
+    from nsn_edge.runtimes.policy.pi import PiMemory
+    from nsn_edge.runtimes.policy.step_wise import StepWiseMemory
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,14 @@ class PolicyState:
     """Whether battery or mains were ever known."""
     saw_temperature: bool = False
     """Whether the temperature was ever known."""
+    step_wise: StepWiseMemory | None = None
+    """What the limiter of that name remembers; None before it was asked."""
+    pi: PiMemory | None = None
+    """The same."""
+    energy: EnergyMemory | None = None
+    """The same."""
+    deadline: DeadlineMemory | None = None
+    """The same."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,8 @@ class Decision:
     reason: str
     """One sentence for people: the strictest limit now, and what moved or holds the rank."""
     state: PolicyState
+    limiter: str = ""
+    """Which limiter was the strictest, by its table in the policy file; empty where none limits, or none is known."""
 
 
 class RankPolicy(Protocol):

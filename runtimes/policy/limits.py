@@ -1,4 +1,4 @@
-"""The settings of a rung-limits policy: steps that cap the FLOPs, each with two thresholds.
+"""The settings of a whole policy, and those of its thresholds: steps that cap the FLOPs, each with two of them.
 
     battery      ... 60 %   55 %   50 %   45 % ...
                          released  |---band--|  held from here on down:  max_flops
@@ -11,24 +11,21 @@ them never moves the rung. Steps nest: a deeper step enters and leaves deeper an
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any
 
-from nsn_edge.errors import PolicyError
+from nsn_edge.runtimes.difficulty.rule import DifficultyRule
+from nsn_edge.runtimes.policy.checks import LimitError, celsius, fraction, in_range
+from nsn_edge.runtimes.policy.deadline import Deadline
+from nsn_edge.runtimes.policy.energy import EnergyBudget
+from nsn_edge.runtimes.policy.pi import Pi
+from nsn_edge.runtimes.policy.step_wise import StepWise
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of policy files. Version 1 has the thresholds alone."""
 
-
-class LimitError(PolicyError):
-    """A setting that makes no sense, and which: so that a loader can add the file and the line."""
-
-    def __init__(self, message: str, hint: str = "", *, key: str = "", table: str = "", index: int = 0) -> None:
-        super().__init__(message, hint)
-        self.key = key
-        self.table = table
-        self.index = index
+_SINCE_2 = ("step_wise", "pi", "energy", "deadline", "difficulty", "max_age_s")
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,9 @@ class BatteryStep:
     """Fraction of the dense model's linear FLOPs, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        _in_range(self, "enter_pct", 0.0, 100.0)
-        _in_range(self, "leave_pct", 0.0, 100.0)
-        _fraction(self, "max_flops")
+        in_range(self, "enter_pct", 0.0, 100.0)
+        in_range(self, "leave_pct", 0.0, 100.0)
+        fraction(self, "max_flops")
         if self.leave_pct <= self.enter_pct:
             raise LimitError(
                 f"the thresholds cross: leave_pct {self.leave_pct:g} is not above enter_pct {self.enter_pct:g}",
@@ -66,9 +63,9 @@ class TemperatureStep:
     """Fraction of the dense model's linear FLOPs, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        _in_range(self, "enter_c", -60.0, 200.0)
-        _in_range(self, "leave_c", -60.0, 200.0)
-        _fraction(self, "max_flops")
+        celsius(self, "enter_c")
+        celsius(self, "leave_c")
+        fraction(self, "max_flops")
         if self.leave_c >= self.enter_c:
             raise LimitError(
                 f"the thresholds cross: leave_c {self.leave_c:g} is not below enter_c {self.enter_c:g}",
@@ -89,9 +86,9 @@ class ThrottlingLimit:
     """Lets go when it is at least this far below; above `enter_margin_c`."""
 
     def __post_init__(self) -> None:
-        _in_range(self, "enter_margin_c", 0.0, 100.0)
-        _in_range(self, "leave_margin_c", 0.0, 100.0)
-        _fraction(self, "max_flops")
+        in_range(self, "enter_margin_c", 0.0, 100.0)
+        in_range(self, "leave_margin_c", 0.0, 100.0)
+        fraction(self, "max_flops")
         if self.leave_margin_c <= self.enter_margin_c:
             raise LimitError(
                 f"the thresholds cross: leave_margin_c {self.leave_margin_c:g} is not above "
@@ -115,38 +112,48 @@ class RungLimits:
     """From the lowest temperature up."""
     throttling: ThrottlingLimit | None = None
     """None: the device's own throttling is not looked at."""
+    step_wise: StepWise | None = None
+    """One rung at a time by the device's own trip point; None: not."""
+    pi: Pi | None = None
+    """A controller that keeps a temperature; None: not."""
+    energy: EnergyBudget | None = None
+    """What the battery has to last for; None: no promise."""
+    deadline: Deadline | None = None
+    """Until when an answer has to be there; None: no promise."""
+    difficulty: DifficultyRule | None = None
+    """Easy questions at a low rung. It chooses for each request, so it limits nothing here: see
+    `nsn_edge.runtimes.difficulty`."""
+    max_age_s: float = 60.0
+    """What a reading says of the device is unknown when the reading is older."""
     name: str = "policy"
     """For people."""
 
     def __post_init__(self) -> None:
-        _fraction(self, "unknown_max_flops")
-        _in_range(self, "min_dwell_s", 0.0, 86400.0)
-        if not (self.battery or self.temperature or self.throttling):
+        fraction(self, "unknown_max_flops")
+        in_range(self, "min_dwell_s", 0.0, 86400.0)
+        in_range(self, "max_age_s", 0.1, 86400.0)
+        limits = (self.battery, self.temperature, self.throttling, self.step_wise, self.pi, self.energy, self.deadline)
+        if not any(limits) and self.difficulty is None:
             raise LimitError(
                 "the policy has no limits, so it would never switch",
-                "give it a [[battery]], a [[temperature]] or a [throttling] table",
+                "give it a table: [[battery]], [[temperature]], [throttling], [step_wise], [pi], [energy], [deadline]",
             )
         _check_nested("battery", self.battery, -1.0)
         _check_nested("temperature", self.temperature, 1.0)
 
+    @property
+    def needs_costs(self) -> tuple[str, ...]:
+        """The tables that cannot do without the costs of rungs on this device."""
+        return tuple(table for table in ("energy", "deadline") if getattr(self, table) is not None)
+
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON types, with the keys of a policy file."""
+        """As plain JSON types, with the keys of a policy file; what version 1 does not have is left out where unset."""
         data = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {"schema_version": SCHEMA_VERSION, **data}
-
-
-def _in_range(settings: Any, key: str, low: float, high: float) -> None:
-    value = getattr(settings, key)
-    if not (math.isfinite(value) and low <= value <= high):
-        raise LimitError(f"{key} is {value:g}, outside {low:g}..{high:g}", key=key)
-
-
-def _fraction(settings: Any, key: str) -> None:
-    value = getattr(settings, key)
-    if not 0.0 < value <= 1.0:
-        raise LimitError(
-            f"{key} is {value:g}, not a fraction above 0 and up to 1", "0.5 means half of the dense FLOPs", key=key
-        )
+        if self.difficulty is not None:
+            data["difficulty"] = self.difficulty.to_json()
+        unset = [key for key in _SINCE_2 if getattr(self, key) == RungLimits.__dataclass_fields__[key].default]
+        version = 1 if len(unset) == len(_SINCE_2) else SCHEMA_VERSION
+        return {"schema_version": version, **{key: value for key, value in data.items() if key not in unset}}
 
 
 def _check_nested(table: str, steps: Sequence[BatteryStep] | Sequence[TemperatureStep], deeper: float) -> None:

@@ -1,189 +1,124 @@
-"""Rung limits: battery steps, temperature steps and the device's own throttling each cap the FLOPs; the strictest wins.
+"""A whole policy: every limiter is asked, the strictest wins, and the rank moves down at once and up slowly.
 
-    reading --> steps with hysteresis --> strictest cap --> best rung within it --> down at once, up slowly --> rank
+    reading --> thresholds --.
+            --> step_wise  --|
+            --> pi         --+--> the rungs that all allow --> the best of them --> Ramp --> rank
+            --> energy     --|
+            --> deadline   --'
 
-* Down is immediate and may skip rungs. Up goes one rung at a time, each after `min_dwell_s` without a stricter limit.
-* On mains the battery sets no limit.
-* Unknown is not "fine": when nothing that the policy looks at is known, or a sensor that was known has gone silent,
-  `unknown_max_flops` applies. A device that never had a battery is not punished for it.
-
-After Linux's step_wise governor and the latch-high, release-low habit of thermal drivers.
+Heat and charge come first: where a deadline can only be kept at a rung that they forbid, it is missed, and the reason
+says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
-from nsn_edge.errors import RankError
 from nsn_edge.ladder import RankLadder
 from nsn_edge.runtimes.policy.base import Decision, PolicyState
+from nsn_edge.runtimes.policy.checks import LimitError
+from nsn_edge.runtimes.policy.costs import RungCosts
+from nsn_edge.runtimes.policy.deadline import DeadlineLimiter
+from nsn_edge.runtimes.policy.energy import EnergyLimiter
+from nsn_edge.runtimes.policy.limiter import Limit, Limiter, Rungs, g
 from nsn_edge.runtimes.policy.limits import RungLimits
+from nsn_edge.runtimes.policy.pi import PiLimiter
+from nsn_edge.runtimes.policy.ramp import Ramp
+from nsn_edge.runtimes.policy.step_wise import StepWiseLimiter
+from nsn_edge.runtimes.policy.thresholds import Thresholds
 from nsn_edge.runtimes.telemetry.base import Reading
-
-
-@dataclass(frozen=True)
-class _Cap:
-    max_flops: float
-    why: str
 
 
 class RungPolicy:
     """`RungLimits` for the rungs of one ladder."""
 
-    def __init__(self, limits: RungLimits, ladder: RankLadder) -> None:
+    def __init__(self, limits: RungLimits, ladder: RankLadder, costs: RungCosts | None = None) -> None:
         """
+        Args:
+            limits: the settings.
+            ladder: to choose rungs from.
+            costs: of its rungs on this device; only `deadline` and `energy` cannot do without.
+
         Raises:
-            RankError: the ladder has no rungs.
+            RankError: the ladder has no rungs, or the costs are of others.
+            PolicyError: the policy needs costs that were not given.
         """
-        if not ladder.rungs:
-            raise RankError("the ladder has no rungs to choose from", "export a bundle with rungs first")
         self._limits = limits
-        self._ladder = ladder
+        rungs = Rungs(ladder, costs, limits.unknown_max_flops)
+        self._rungs = rungs
+        self._ramp = Ramp(rungs, limits.min_dwell_s)
+        self._limiters = _limiters(limits, rungs)
 
     def to_json(self) -> Mapping[str, Any]:
         """The limits as plain JSON types."""
         return self._limits.to_json()
 
     def decide(self, reading: Reading, state: PolicyState) -> Decision:
-        """The rung for this moment: never outside the ladder, never above the strictest limit.
+        """The rung for this moment: never outside the ladder, never one that a limiter forbids now, except for a
+        deadline that cannot be kept within the other limits.
 
         Args:
             reading: `time_s` may stand still or jump: then a rise waits, at the longest one dwell more.
             state: the one that the last decision returned; `PolicyState()` at the start.
         """
-        state = self._observe(reading, state)
-        caps = self._caps(reading, state)
-        strictest = min(caps, key=lambda cap: cap.max_flops, default=_Cap(1.0, f"no limit applies ({_known(reading)})"))
-        target = self._ladder.rung_within(strictest.max_flops).rank
-        return self._move(target, strictest.why, reading.time_s, state)
+        if reading.age_s > self._limits.max_age_s:
+            reading = Reading(reading.time_s, wall_s=reading.wall_s, age_s=reading.age_s, work=reading.work)
+        found: list[tuple[str, Limit]] = []
+        for limiter in self._limiters:
+            limit, state = limiter.limit(reading, state)
+            if limit is not None:
+                found.append((limiter.name, limit))
+        allowed, name = self._strictest(found, reading)
+        return self._ramp.move(allowed, name, reading.time_s, state)
 
-    def _observe(self, reading: Reading, state: PolicyState) -> PolicyState:
-        """Latch and release the steps. What is unknown changes nothing."""
-        battery_depth, heat_depth, near_limit = state.battery_depth, state.heat_depth, state.near_limit
-        pct, heat_c = reading.battery_pct, reading.temperature_c
-        if pct is not None:
-            entered = sum(pct <= step.enter_pct for step in self._limits.battery)
-            not_left = sum(pct < step.leave_pct for step in self._limits.battery)
-            battery_depth = _latched(battery_depth, entered, not_left)
-        if heat_c is not None:
-            entered = sum(heat_c >= step.enter_c for step in self._limits.temperature)
-            not_left = sum(heat_c > step.leave_c for step in self._limits.temperature)
-            heat_depth = _latched(heat_depth, entered, not_left)
-            near_limit = self._is_near_limit(heat_c, reading.temperature_limit_c, near_limit)
-        return replace(
-            state,
-            battery_depth=battery_depth,
-            heat_depth=heat_depth,
-            near_limit=near_limit,
-            saw_power=state.saw_power or reading.battery_pct is not None or reading.on_mains is not None,
-            saw_temperature=state.saw_temperature or reading.temperature_c is not None,
+    def _strictest(self, found: list[tuple[str, Limit]], reading: Reading) -> tuple[Limit, str]:
+        """What all allow, in the words of the one that allows least."""
+        if not found:
+            return Limit(self._rungs.ranks, f"no limit applies ({_known(reading)})"), ""
+        ranks, missed = self._rungs.ranks, ""
+        for name, limit in found:
+            both = tuple(rank for rank in ranks if rank in limit.ranks)
+            if not both:  # what comes later yields
+                missed = missed or name
+                ranks = ranks[:1]
+            else:
+                ranks = both
+        best_first = self._rungs.best_first
+        name, strictest = max(found, key=lambda item: min(map(best_first.index, item[1].ranks)))
+        why = strictest.why if not missed else f"{strictest.why}; [{missed}] wants rungs that others forbid"
+        return Limit(ranks, why), name
+
+
+def _limiters(limits: RungLimits, rungs: Rungs) -> tuple[Limiter, ...]:
+    """Those whose tables there are; what protects the device comes before what it promises."""
+    found: list[Limiter] = []
+    if limits.battery or limits.temperature or limits.throttling:
+        found.append(Thresholds(limits, rungs))
+    if limits.step_wise is not None:
+        found.append(StepWiseLimiter(limits.step_wise, rungs))
+    if limits.pi is not None:
+        found.append(PiLimiter(limits.pi, rungs))
+    if limits.energy is not None:
+        found.append(EnergyLimiter(limits.energy, rungs, _needed_costs("energy", rungs)))
+    if limits.deadline is not None:
+        found.append(DeadlineLimiter(limits.deadline, rungs, _needed_costs("deadline", rungs)))
+    return tuple(found)
+
+
+def _needed_costs(table: str, rungs: Rungs) -> RungCosts:
+    """The costs of rungs that a table cannot do without.
+
+    Raises:
+        LimitError: there are none.
+    """
+    if rungs.costs is None:
+        raise LimitError(
+            f"what each rung costs on this device is unknown, and [{table}] plans with it",
+            "nsn-edge profile BUNDLE -o profile.json, then --profile profile.json",
+            table=table,
         )
-
-    def _is_near_limit(self, heat_c: float, limit_c: float | None, was_near: bool) -> bool:
-        throttling = self._limits.throttling
-        if throttling is None or limit_c is None:
-            return False
-        margin_c = limit_c - heat_c
-        return margin_c <= throttling.enter_margin_c or (was_near and margin_c < throttling.leave_margin_c)
-
-    def _caps(self, reading: Reading, state: PolicyState) -> list[_Cap]:
-        caps = [self._battery_cap(reading, state), self._heat_cap(reading, state), self._throttling_cap(reading, state)]
-        if not self._knows_anything(reading):
-            caps.append(self._unknown("nothing is known of battery or heat"))
-        return [cap for cap in caps if cap is not None]
-
-    def _knows_anything(self, reading: Reading) -> bool:
-        limits = self._limits
-        power = bool(limits.battery) and (reading.battery_pct is not None or reading.on_mains is True)
-        heat = (bool(limits.temperature) or limits.throttling is not None) and reading.temperature_c is not None
-        # That the device throttles is no reassurance; that it says it does not is one.
-        return power or heat or (limits.throttling is not None and reading.throttling is False)
-
-    def _unknown(self, why: str) -> _Cap:
-        return _Cap(self._limits.unknown_max_flops, f"{why}: {_at_most(self._limits.unknown_max_flops)}")
-
-    def _battery_cap(self, reading: Reading, state: PolicyState) -> _Cap | None:
-        if not self._limits.battery or reading.on_mains:
-            return None
-        pct = reading.battery_pct
-        if pct is None:
-            silent = state.saw_power or reading.on_mains is False
-            return self._unknown("the battery's charge is unknown") if silent else None
-        if state.battery_depth == 0:
-            return None
-        step = self._limits.battery[state.battery_depth - 1]
-        now = (
-            f"is at or below {_g(step.enter_pct)} %"
-            if pct <= step.enter_pct
-            else f"fell to {_g(step.enter_pct)} % and is not back at {_g(step.leave_pct)} %"
-        )
-        return _Cap(step.max_flops, f"battery {_g(pct)} % {now}: {_at_most(step.max_flops)}")
-
-    def _heat_cap(self, reading: Reading, state: PolicyState) -> _Cap | None:
-        heat = reading.temperature_c
-        if heat is None:
-            looked_at = self._limits.temperature or self._limits.throttling
-            return self._unknown("the temperature is unknown") if looked_at and state.saw_temperature else None
-        if state.heat_depth == 0:
-            return None
-        step = self._limits.temperature[state.heat_depth - 1]
-        now = (
-            f"is at or above {_g(step.enter_c)} °C"
-            if heat >= step.enter_c
-            else f"rose to {_g(step.enter_c)} °C and is not back at {_g(step.leave_c)} °C"
-        )
-        return _Cap(step.max_flops, f"temperature {_g(heat)} °C {now}: {_at_most(step.max_flops)}")
-
-    def _throttling_cap(self, reading: Reading, state: PolicyState) -> _Cap | None:
-        throttling = self._limits.throttling
-        if throttling is None:
-            return None
-        if reading.throttling:
-            return _Cap(throttling.max_flops, f"the device throttles itself: {_at_most(throttling.max_flops)}")
-        heat, limit = reading.temperature_c, reading.temperature_limit_c
-        if not state.near_limit or heat is None or limit is None:
-            return None
-        return _Cap(
-            throttling.max_flops,
-            f"temperature {_g(heat)} °C is or was within {_g(throttling.enter_margin_c)} °C of the device's limit "
-            f"of {_g(limit)} °C: {_at_most(throttling.max_flops)}",
-        )
-
-    def _move(self, target: int, why: str, time_s: float, state: PolicyState) -> Decision:
-        """Down at once, up by one rung after the dwell."""
-        ranks = self._ladder.ranks
-        rank = state.rank
-        if rank not in ranks or target <= rank:  # a state of another ladder starts afresh
-            return Decision(target, why, replace(state, rank=target, calm_since_s=None))
-        calm_since_s = state.calm_since_s
-        if calm_since_s is None or time_s < calm_since_s:
-            calm_since_s = time_s
-        calm_s = time_s - calm_since_s
-        dwell_s = self._limits.min_dwell_s
-        if calm_s < dwell_s:
-            waiting = f"{why}; a rise needs room for {_g(dwell_s)} s"
-            return Decision(rank, waiting, replace(state, calm_since_s=calm_since_s))
-        higher = ranks[ranks.index(rank) + 1]
-        return Decision(
-            higher,
-            f"{why}; room to rise for {_g(calm_s)} s: one rung up",
-            replace(state, rank=higher, calm_since_s=time_s if higher < target else None),
-        )
-
-
-def _latched(depth: int, entered: int, not_left: int) -> int:
-    """How many nested steps hold: those entered do, those not yet left do if they did before."""
-    return min(max(depth, entered), not_left)
-
-
-def _g(value: float) -> str:
-    return f"{round(value, 1):g}"
-
-
-def _at_most(max_flops: float) -> str:
-    return f"at most {_g(100 * max_flops)} % of FLOPs"
+    return rungs.costs
 
 
 def _known(reading: Reading) -> str:
@@ -192,7 +127,7 @@ def _known(reading: Reading) -> str:
     if reading.on_mains:
         words.append("on mains")
     if reading.battery_pct is not None:
-        words.append(f"battery {_g(reading.battery_pct)} %")
+        words.append(f"battery {g(reading.battery_pct)} %")
     if reading.temperature_c is not None:
-        words.append(f"{_g(reading.temperature_c)} °C")
+        words.append(f"{g(reading.temperature_c)} °C")
     return ", ".join(words) or "no throttling"

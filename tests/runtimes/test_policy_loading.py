@@ -84,7 +84,7 @@ def changed(old: str, new: str) -> str:
     ("text", "line", "words"),
     [
         ("", None, ["schema_version is missing"]),
-        (changed("schema_version = 1", "schema_version = 2"), 1, ["unknown schema_version 2"]),
+        (changed("schema_version = 1", "schema_version = 3"), 1, ["unknown schema_version 3"]),
         (changed("schema_version = 1", "schema_version = true"), 1, ["unknown schema_version True"]),
         (changed("min_dwell_s", "min_dwel_s"), 3, ["unknown key 'min_dwel_s'", "did you mean min_dwell_s?"]),
         (changed("[throttling]", "[heat]"), 25, ["unknown key 'heat'", "the keys are schema_version"]),
