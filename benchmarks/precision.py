@@ -13,10 +13,15 @@ Quality: of MiniLM the Spearman correlation of all pairwise similarities of the 
 model's, in points (x 100); of the random decoder, which has nothing to be good at, the share of positions where a rung
 in int8 or int4 has the same likeliest token as that rung in fp32.
 
+Where the time goes: of each int8 rung the products (with the quantisation of what they multiply) and all else, by
+onnxruntime's profiler. What the whole takes longer under it is spread evenly over the nodes and taken off. All else
+takes the same at every rung, so it alone holds a ratio to dense up.
+
 JSON: `rows` holds one object per model, workload, precision and rank (null for the default) with `ms`,
 `relative_to_dense` (of the same precision), `relative_to_dense_fp32`, `quality` and `quality_cost` (against the same
 rung in fp32; in points for MiniLM); `operators` where the time of MiniLM's int8 goes at 128 tokens, in milliseconds by
-kind of operator; `disk` the bytes of each bundle; `spared` the layers that the int8 bundle spares.
+kind of operator; `split` of each int8 rung at each length `products_ms` and `other_ms`, together `ms`; `disk` the bytes
+of each bundle; `spared` the layers that the int8 bundle spares, from the rank `spared_from` on.
 """
 
 from __future__ import annotations
@@ -28,7 +33,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -42,7 +46,7 @@ from nsn_edge.bundle import Bundle
 from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.corpus import documentation_corpus
 from nsn_edge.export.exporter import ExportConfig, export_bundle
-from nsn_edge.export.precision.sensitivity import AUTO, measure_damage, worst_layers
+from nsn_edge.export.precision.sensitivity import AUTO, lowest_sparing, measure_damage, measure_losses, worst_layers
 from nsn_edge.metrics import pairwise_similarity_spearman
 from nsn_edge.runtimes.engines import LoadedGraph, OnnxRuntimeEngine
 from nsn_edge.runtimes.profiling import MeasureSettings, measure
@@ -55,6 +59,8 @@ WORDS = 20_000
 PAST = 64
 LIMITS = {8: 0.70, 32: 0.70, 128: 0.85}
 QUICK_SIZE = DecoderSize(hidden=128, layers=2, intermediate=352, heads=4)
+PRODUCTS = {"DynamicQuantizeMatMul", "DynamicQuantizeLinear", "MatMulInteger", "MatMulIntegerToFloat"}
+"""Kinds of operators that are linear layers in int8, as onnxruntime fuses them."""
 LOW = 25.0
 """The percentile that ratios are of."""
 
@@ -75,15 +81,19 @@ def main() -> None:
         say(f"{checkpoint.name}: finding the layers to spare ...")
         damage = measure_damage(checkpoint, ExportConfig(precision="int8"))
         spared = worst_layers(damage, AUTO)
-        encoder = export(checkpoint, folder / "encoder", {"fp32": (), "int8": spared})
+        spared_from = lowest_sparing(damage, spared, measure_losses(checkpoint, ExportConfig(precision="int8")))
+        encoder = export(checkpoint, folder / "encoder", {"fp32": (), "int8": spared}, spared_from)
         default = quantise(encoder["fp32"], folder / "default.onnx")
         rows = encoder_rows(encoder, default, texts, settings)
         half = encoder["int8"].manifest.ladder.rung_within(0.5).rank
         top = encoder["int8"].manifest.ladder.max_rank
-        operators = {
-            name: operator_ms(encoder["int8"].file(encoder["int8"].graph(rank)), encoder["int8"], max(TOKENS))
-            for name, rank in (("dense", top), ("50 %", half))
+        kernels = {
+            (tokens, rank): kernel_ms(encoder["int8"].file(encoder["int8"].graph(rank)), encoder["int8"], tokens)
+            for tokens in TOKENS
+            for rank in encoder["int8"].manifest.ladder.ranks
         }
+        operators = {name: by_kind(kernels[max(TOKENS), rank]) for name, rank in (("dense", top), ("50 %", half))}
+        split = split_rows(rows, kernels)
         source = random_decoder(QUICK_SIZE if options.quick else DecoderSize())
         decoder = export(source, folder / "decoder", {"fp32": (), "int8": (), "int4": ()})
         rows += decoder_rows(decoder, source, settings)
@@ -103,10 +113,12 @@ def main() -> None:
         },
         "rows": rows,
         "operators": operators,
+        "split": split,
         "disk": disk,
         "spared": {name: damage[name] for name in spared},
+        "spared_from": spared_from,
     }
-    tables = [row_table(rows), operator_table(operators), disk_table(disk)]
+    tables = [row_table(rows), operator_table(operators), split_table(split), disk_table(disk)]
     publish("benchmark-precision", results, targets(rows, disk, half, top), tables, options.json)
 
 
@@ -114,12 +126,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def export(checkpoint: Checkpoint, folder: Path, precisions: Mapping[str, tuple[str, ...]]) -> dict[str, Bundle]:
-    """A bundle of rungs per precision, with the layers that it spares."""
+def export(
+    checkpoint: Checkpoint, folder: Path, precisions: Mapping[str, tuple[str, ...]], spared_from: int = 1
+) -> dict[str, Bundle]:
+    """A bundle of rungs per precision, with the layers that it spares from a rank on."""
     bundles = {}
     for precision, spared in precisions.items():
         say(f"exporting {checkpoint.name} in {precision} ...")
-        config = ExportConfig(forms=("static",), precision=precision, keep_precise=spared)
+        config = ExportConfig(forms=("static",), precision=precision, keep_precise=spared, keep_from=spared_from)
         bundles[precision] = export_bundle(checkpoint, folder / precision, config)
     return bundles
 
@@ -210,8 +224,8 @@ def to_rows(
     ]
 
 
-def operator_ms(graph: Path, bundle: Bundle, tokens: int, runs: int = 30) -> dict[str, float]:
-    """Milliseconds by kind of operator, the slowest first: medians over runs, by onnxruntime's own profiler."""
+def kernel_ms(graph: Path, bundle: Bundle, tokens: int, runs: int = 60) -> dict[tuple[str, str], float]:
+    """Milliseconds of each node by its kind and name, by onnxruntime's own profiler."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_profiling = True
@@ -226,10 +240,34 @@ def operator_ms(graph: Path, bundle: Bundle, tokens: int, runs: int = 30) -> dic
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             taken[event["args"]["op_name"], event["name"]].append(event["dur"] / 1e3)
+    return {node: percentile(times, LOW) for node, times in taken.items()}
+
+
+def by_kind(kernels: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    """Milliseconds by kind of operator, the slowest first."""
     total: Counter[str] = Counter()
-    for (kind, _), times in taken.items():
-        total[kind] += median(times)  # type: ignore[assignment]
+    for (kind, _), ms in kernels.items():
+        total[kind] += ms  # type: ignore[assignment]
     return dict(total.most_common())
+
+
+def split_rows(
+    rows: list[dict[str, Any]], kernels: Mapping[tuple[int, int], Mapping[tuple[str, str], float]]
+) -> list[dict[str, Any]]:
+    """The milliseconds of int8 rungs in `rows`, parted into products and all else by what the profiler saw."""
+    found = []
+    for (tokens, rank), nodes in kernels.items():
+        (row,) = [
+            row
+            for row in rows
+            if (row["workload"], row["precision"], row["rank"]) == (f"{tokens} tokens", "int8", rank)
+        ]
+        added_ms = max(sum(nodes.values()) - row["ms"], 0) / len(nodes)
+        products_ms = sum(max(ms - added_ms, 0) for (kind, _), ms in nodes.items() if kind in PRODUCTS)
+        products_ms = min(products_ms, row["ms"])
+        parts = {"ms": row["ms"], "products_ms": products_ms, "other_ms": row["ms"] - products_ms}
+        found.append({"tokens": tokens, "rank": rank, "dense": row["dense"], "nodes": len(nodes), **parts})
+    return found
 
 
 def targets(rows: list[dict[str, Any]], disk: Mapping[str, int], half: int, top: int) -> list[Target]:
@@ -281,6 +319,24 @@ def operator_table(operators: Mapping[str, Mapping[str, float]], most: int = 12)
     for kind in kinds:
         table.add_row(kind, *(f"{found.get(kind, 0):.2f}" for found in operators.values()))
     table.add_row("all", *(f"{sum(found.values()):.2f}" for found in operators.values()))
+    return table
+
+
+def split_table(split: list[dict[str, Any]]) -> Table:
+    """With what each rung's ratio to dense would be if nothing but products took time."""
+    table = Table(title="int8: products and all else, ms", title_justify="left")
+    for heading in ("tokens", "rung", "nodes", "all", "products", "all else", "x dense", "products x dense"):
+        table.add_column(heading, justify="right")
+    dense = {row["tokens"]: row for row in split if row["dense"]}
+    for row in split:
+        whole = dense[row["tokens"]]
+        table.add_row(
+            str(row["tokens"]),
+            f"{row['rank']}{' (dense)' if row['dense'] else ''}",
+            str(row["nodes"]),
+            *(f"{row[key]:.2f}" for key in ("ms", "products_ms", "other_ms")),
+            *(f"{row[key] / whole[key]:.2f}" for key in ("ms", "products_ms")),
+        )
     return table
 
 

@@ -65,6 +65,8 @@ class ExportConfig:
     """Of the weights, one of `PRECISIONS`; None for the checkpoint's own."""
     keep_precise: tuple[str, ...] = ()
     """Nested layers to spare where the precision is int8 or int4, see `precision.sensitivity`."""
+    keep_from: int = 1
+    """The lowest rank whose rung spares them."""
 
     def __post_init__(self) -> None:
         chosen_forms(self.precision, self.forms)
@@ -73,6 +75,8 @@ class ExportConfig:
                 f"every layer of a bundle in {self.precision or 'the precision of its checkpoint'} is kept as it is",
                 f"keep layers precise with {' or '.join(QUANTISED)}",
             )
+        if self.keep_from < 1:
+            raise UsageError(f"layers are kept from a rank of 1 or more on, not from {self.keep_from}")
         if not (self.fractions or self.ranks or self.dense_top):
             raise UsageError("a bundle without rungs", "name fractions, ranks or the dense rung")
 
@@ -145,7 +149,9 @@ def _quantisation(graph: Graph, config: ExportConfig) -> Quantisation | None:
         UsageError: the graph is of another precision, or a layer to keep does not exist.
     """
     if config.precision in QUANTISED:
-        return quantisation_of(graph, config.precision, config.keep_precise, originals=config.merge)
+        return quantisation_of(
+            graph, config.precision, config.keep_precise, keep_from=config.keep_from, originals=config.merge
+        )
     if config.precision not in (None, graph.precision):
         raise UsageError(f"the graph was traced in {graph.precision}, not in {config.precision}", "trace it again")
     return None

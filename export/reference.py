@@ -67,7 +67,7 @@ class Reference:
         if (rank, dense) not in self._known:
             scope: AbstractContextManager[None] = at_dense(self._model) if dense else at_rank(self._model, rank)
             answers = self._cached if is_cached(self._names) else self._plain
-            arithmetic = as_quantised(self._model, self._how) if self._how else nullcontext()
+            arithmetic = as_quantised(self._model, self._how.at_rung(rank)) if self._how else nullcontext()
             with scope, arithmetic, torch.no_grad():
                 self._known[rank, dense] = [
                     case for index, batch in enumerate(self._batches) for case in answers(index, batch)

@@ -4,9 +4,9 @@
     original    x -> product(W)   -> + bias                       the dense rung, and layers past their break-even rank
     kept        x / t -> product ... -> * t -> + bias             t: the largest magnitude of each token
 
-A kept layer is a sensitive one. What hurts it is one range for all tokens of its input (weights in int8 cost a
-twentieth of that on MiniLM), so it gets one per token: each row is divided by its largest magnitude first, and the
-product multiplied by it again, which no operator with a scale per row is needed for.
+A kept layer is a sensitive one, at a rung that loses little enough to notice. What hurts it is one range for all tokens
+of its input (weights in int8 cost a twentieth of that on MiniLM), so it gets one per token: each row is divided by its
+largest magnitude first, and the product multiplied by it again, which no operator with a scale per row is needed for.
 
 Past break-even the product of the factors would cost what the original costs, be worse, and be another tensor per
 rung: the original stands there instead, where the checkpoint has it. Where it has not, the layer stays factored.
@@ -62,6 +62,7 @@ def lower_quantised(
         RankError: the rung's rank is outside `1..R`.
         ExportError: the rung is dense and the dense weights were not kept, or a weight is not finite.
     """
+    how = how.at_rung(rung.rank)
     rewriter = Rewriter(graph, store)
     eight_bits = _Int8(rewriter, rows)
     products: _Arithmetic = eight_bits if how.precision == "int8" else _Int4(rewriter, rows)

@@ -51,7 +51,7 @@ def chosen_forms(precision: str | None, forms: tuple[str, ...] | None) -> tuple[
 
 
 def quantisation_of(
-    graph: Graph, precision: str, keep_precise: Sequence[str] = (), *, originals: bool = True
+    graph: Graph, precision: str, keep_precise: Sequence[str] = (), *, keep_from: int = 1, originals: bool = True
 ) -> Quantisation:
     """How a traced graph is quantised.
 
@@ -59,6 +59,7 @@ def quantisation_of(
         graph: traced, in float32.
         precision: `int8` or `int4`.
         keep_precise: sensitive nested layers, see `Quantisation.kept`.
+        keep_from: see `Quantisation.kept_from`.
         originals: see `Quantisation.originals`.
 
     Raises:
@@ -79,4 +80,5 @@ def quantisation_of(
         products=products_of(graph),
         originals=originals,
         block_size=BLOCK_SIZE if precision == "int4" else None,
+        kept_from=keep_from,
     )

@@ -5,11 +5,19 @@
 A spared layer keeps int8 weights and gets a range per token for its activations, see `lowering.quantised`.
 
 Measured once, in the dense original where the bundle has it (the rung with the most to lose), else at the highest rung:
-a layer that is spared is spared at all rungs, since they share its weights, and what harms it is mostly its input.
+what harms a layer is mostly its input.
+
+A rung that is cut has less to lose. Its own loss and that of its integers add as errors without a common cause do:
+
+    loss of a rung = |output at that rank - output of the highest| / |output of the highest|
+    sqrt(loss^2 + damage^2) ~ loss       where the damage of the sensitive layers together is small against the loss
+
+There they are not spared, as what that costs in time buys nothing (`lowest_sparing`).
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +36,7 @@ from nsn_edge.export.inputs import is_cached, text_inputs
 from nsn_edge.export.precision.int4 import BLOCK_SIZE
 from nsn_edge.export.precision.simulated import as_quantised
 from nsn_edge.export.reference import Batch
+from nsn_edge.ladder import Rung
 from nsn_edge.layers import at_dense, at_rank
 from nsn_edge.progress import Progress, silent
 
@@ -37,6 +46,8 @@ if TYPE_CHECKING:
 AUTO = "auto"
 OUTLIER = 4.0
 """`auto` spares layers whose damage is past this many times the median layer's."""
+SMALL_SHARE = 0.25
+"""Of a rung's loss: damage up to this adds three hundredths to it, and `auto` lets it be."""
 
 
 def parse_keep(text: str | None, precision: str | None) -> int | str:
@@ -77,17 +88,13 @@ def measure_damage(
         UsageError: text is needed, and the checkpoint has no tokenizer.
     """
     assert config.precision in QUANTISED
-    checkpoint = with_weights_as(checkpoint, "fp32")
-    model = checkpoint.model.eval()
-    inputs = [_tensors(batch) for batch in (_sentences(checkpoint) if batches is None else batches)]
+    model, inputs = _prepared(checkpoint, batches)
     ladder = config.rungs_of(checkpoint.ladder)
-    top = ladder.rungs[-1]
     names = [layer.name for layer in ladder.layers]
     block_size = BLOCK_SIZE if config.precision == "int4" else None
     how = Quantisation(config.precision, originals=config.merge, block_size=block_size)
     damage = {}
-    scope: AbstractContextManager[None] = at_dense(model) if top.dense else at_rank(model, top.rank)
-    with scope, torch.no_grad():
+    with _at(model, ladder.rungs[-1]), torch.no_grad():
         wanted = [_answer(model, batch) for batch in inputs]
         for done, name in enumerate(names):
             progress("sensitivity", done, len(names))
@@ -95,6 +102,36 @@ def measure_damage(
                 damage[name] = _distance([_answer(model, batch) for batch in inputs], wanted)
     progress("sensitivity", len(names), len(names))
     return damage
+
+
+def measure_losses(
+    checkpoint: Checkpoint, config: ExportConfig, batches: Sequence[Batch] | None = None
+) -> dict[int, float]:
+    """Each rung's loss by its rank, in floats, see the module; the highest rung's is 0.
+
+    Args:
+        checkpoint: in any float.
+        config: which rungs.
+        batches: as for `measure_damage`.
+
+    Raises:
+        UsageError: text is needed, and the checkpoint has no tokenizer.
+    """
+    model, inputs = _prepared(checkpoint, batches)
+    rungs = config.rungs_of(checkpoint.ladder).rungs
+    answers = {}
+    with torch.no_grad():
+        for rung in rungs:
+            with _at(model, rung):
+                answers[rung.rank] = [_answer(model, batch) for batch in inputs]
+    return {rank: _distance(found, answers[rungs[-1].rank]) for rank, found in answers.items()}
+
+
+def lowest_sparing(damage: Mapping[str, float], spared: Sequence[str], losses: Mapping[int, float]) -> int:
+    """The lowest rank at which sparing these layers is worth it: where their damage together, added as errors without a
+    common cause, is more than `SMALL_SHARE` of the rung's own loss."""
+    together = math.hypot(*(damage[name] for name in spared))
+    return min((rank for rank, loss in losses.items() if together > SMALL_SHARE * loss), default=1)
 
 
 def worst_layers(damage: Mapping[str, float], wanted: int | str) -> tuple[str, ...]:
@@ -110,6 +147,19 @@ def worst_layers(damage: Mapping[str, float], wanted: int | str) -> tuple[str, .
     if int(wanted) > len(ranked):
         raise UsageError(f"the model has {len(ranked)} nested layers, so {wanted} cannot be kept precise")
     return tuple(ranked[: int(wanted)])
+
+
+def _prepared(
+    checkpoint: Checkpoint, batches: Sequence[Batch] | None
+) -> tuple[nn.Module, list[dict[str, torch.Tensor]]]:
+    """The model in float32, and what to measure it on."""
+    checkpoint = with_weights_as(checkpoint, "fp32")
+    model = checkpoint.model.eval()
+    return model, [_tensors(batch) for batch in (_sentences(checkpoint) if batches is None else batches)]
+
+
+def _at(model: nn.Module, rung: Rung) -> AbstractContextManager[None]:
+    return at_dense(model) if rung.dense else at_rank(model, rung.rank)
 
 
 def _sentences(checkpoint: Checkpoint) -> list[dict[str, np.ndarray]]:

@@ -30,7 +30,7 @@ def as_quantised(model: nn.Module, how: Quantisation, only: Collection[str] | No
 
     Args:
         model: the checkpoint's; as before on leaving.
-        how: as the bundle's manifest has it.
+        how: as the bundle's manifest has it, at the rung.
         only: nested layers to change; None for all.
     """
     shadowed: list[nn.Module] = []

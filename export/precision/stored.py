@@ -56,6 +56,7 @@ def _expected(
 ) -> Iterator[tuple[str, Callable[[], _Array]]]:
     """Names of the stored tensors of a rung's graph, each with what makes the right one."""
     assert artifact.rank is not None
+    how = how.at_rung(artifact.rank)
     ladder = bundle.manifest.ladder
     dense = ladder.rung(artifact.rank).dense
     ranks = ladder.layer_ranks(artifact.rank)

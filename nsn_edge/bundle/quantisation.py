@@ -6,7 +6,7 @@ The scheme itself is in `docs/precision.md`. The scales lie in `weights.bin` bes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nsn_edge.errors import BundleError
@@ -35,6 +35,13 @@ class Quantisation:
     factors and loses nothing."""
     block_size: int | None = None
     """For `int4`: how many weights share a scale."""
+    kept_from: int = 1
+    """The lowest rank at which `kept` holds: below it a rung loses so much more than those layers do in integers that
+    sparing them buys nothing."""
+
+    def at_rung(self, rank: int) -> Quantisation:
+        """What holds at one rung: below `kept_from` no layer is kept."""
+        return self if rank >= self.kept_from else replace(self, kept=())
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -55,9 +62,12 @@ class Quantisation:
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise BundleError(f"the manifest's quantisation has {value!r} for {key!r}, not a list of names", hint)
         originals, block_size = data.get("originals"), data.get("block_size")
+        kept_from = data.get("kept_from", 1)  # older manifests: at every rung
         if not isinstance(originals, bool):
             raise BundleError(f"the manifest's quantisation has {originals!r} for 'originals'", hint)
         if block_size is not None and (type(block_size) is not int or block_size < 1):
             raise BundleError(f"the manifest's quantisation has the block size {block_size!r}", hint)
+        if type(kept_from) is not int or kept_from < 1:
+            raise BundleError(f"the manifest's quantisation has {kept_from!r} for 'kept_from', not a rank", hint)
         kept, tables, products = (tuple(value or ()) for value in names.values())
-        return cls(data["precision"], kept, tables, products, originals, block_size)
+        return cls(data["precision"], kept, tables, products, originals, block_size, kept_from)

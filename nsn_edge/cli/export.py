@@ -52,7 +52,8 @@ from nsn_edge.cli.common import emit, progress_bar, verb_options
     "--keep-precise",
     metavar="N|auto",
     help="With int8 and int4: spare the N layers that suffer most, as measured on calibration text, with a range per "
-    "token for their activations; auto spares those that suffer far more than the others.",
+    "token for their activations; auto spares those that suffer far more than the others, at the rungs that "
+    "lose little enough to notice.",
 )
 @click.option(
     "--quality",
@@ -80,7 +81,14 @@ def command(
     """
     from nsn_edge.checkpoint import Checkpoint
     from nsn_edge.export.exporter import DEFAULT_FRACTIONS, ExportConfig, export_bundle
-    from nsn_edge.export.precision.sensitivity import measure_damage, parse_keep, worst_layers
+    from nsn_edge.export.precision.sensitivity import (
+        AUTO,
+        lowest_sparing,
+        measure_damage,
+        measure_losses,
+        parse_keep,
+        worst_layers,
+    )
     from nsn_edge.frontier.record import qualities
 
     config = ExportConfig(
@@ -102,6 +110,9 @@ def command(
         if wanted:
             damage = measure_damage(loaded, config, progress=progress)
             config = replace(config, keep_precise=worst_layers(damage, wanted))
+            if wanted == AUTO and precision == "int8":
+                losses = measure_losses(loaded, config)
+                config = replace(config, keep_from=lowest_sparing(damage, config.keep_precise, losses))
         bundle = export_bundle(loaded, output, config, progress=progress).record_quality(quality)
     seconds = time.perf_counter() - start
     ladder = bundle.manifest.ladder
@@ -113,6 +124,7 @@ def command(
         "seconds": seconds,
         "precision": bundle.manifest.precision,
         "kept_precise": {name: damage[name] for name in config.keep_precise},
+        "kept_from_rank": config.keep_from,
         "rungs": ladder.to_json()["rungs"],
         "files": [artifact.path for artifact in bundle.manifest.artifacts],
     }
@@ -135,6 +147,8 @@ def command(
             console.print(
                 f"spared: {name} (quantised like the others it moves the output by {value:.1%})", markup=False
             )
+        if data["kept_from_rank"] > 1:
+            console.print(f"spared from rank {data['kept_from_rank']} on: below, the rung itself loses far more")
         console.print(f"{bundle.manifest.precision} weights")
         console.print(f"{output}: {bundle.size_bytes / 1e6:.1f} MB, {files} files, {seconds:.1f} s", markup=False)
         console.print(f"next: nsn-edge verify {output} {checkpoint}", markup=False)

@@ -87,7 +87,8 @@ def _print_bundle(console: Console, bundle: Any, show_layers: bool) -> None:
         for spec in specs:
             console.print(f"  {title} {spec.name}: {spec.dtype} {list(spec.shape)}", markup=False)
     if how := manifest.quantisation:
-        kept = f"; spared: {', '.join(how.kept)}" if how.kept else ""
+        since = f" from rank {how.kept_from} on" if how.kept_from > 1 else ""
+        kept = f"; spared{since}: {', '.join(how.kept)}" if how.kept else ""
         rest = len(how.tables) + len(how.products)
         console.print(
             f"  {how.precision}: {len(ladder.layers)} nested layers{kept}; int8: {rest} other weights",

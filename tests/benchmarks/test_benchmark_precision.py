@@ -52,6 +52,15 @@ def test_every_rung_in_every_precision_stands_beside_the_dense_one(results: dict
     assert len([row for row in results["rows"] if row["rank"] is None]) == 2, "the default int8, once a length"
     for found in results["operators"].values():
         assert {"DynamicQuantizeMatMul", "LayerNormalization"} <= set(found)
+    assert {(row["tokens"], row["rank"]) for row in results["split"]} == {
+        (tokens, row["rank"])
+        for tokens in (8, 16)
+        for row in results["rows"]
+        if row["precision"] == "int8" and row["rank"] and row["workload"] == f"{tokens} tokens"
+    }
+    for row in results["split"]:
+        assert row["products_ms"] + row["other_ms"] == pytest.approx(row["ms"])
+        assert 0 < row["products_ms"] <= row["ms"]
     assert {target["limit"] for target in results["targets"]} == {0.7, 0.85, 0.5, 0.30}
     sizes = results["disk"]
     decoder = {name.split(", ")[1]: size for name, size in sizes.items() if "Llama" in name}

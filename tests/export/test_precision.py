@@ -25,7 +25,13 @@ from nsn_edge.export.exporter import ExportConfig, export_bundle
 from nsn_edge.export.graph import Graph
 from nsn_edge.export.precision.int4 import BLOCK_SIZE, quantise_blocks, unpack
 from nsn_edge.export.precision.int8 import LEVELS, quantise
-from nsn_edge.export.precision.sensitivity import measure_damage, parse_keep, worst_layers
+from nsn_edge.export.precision.sensitivity import (
+    lowest_sparing,
+    measure_damage,
+    measure_losses,
+    parse_keep,
+    worst_layers,
+)
 from nsn_edge.export.precision.simulated import as_quantised, rounded_activations
 from nsn_edge.export.trace import trace_module
 from nsn_edge.export.verify import verify_bundle
@@ -357,6 +363,7 @@ def test_what_cannot_be_quantised_is_refused(bert_checkpoint: Checkpoint, tmp_pa
         ({"tables": "all"}, "not a list of names"),
         ({"originals": 1}, "'originals'"),
         ({"block_size": 0}, "block size 0"),
+        ({"kept_from": 0}, "'kept_from'"),
     ],
 )
 def test_a_manifest_with_a_senseless_quantisation_is_refused(
@@ -393,6 +400,44 @@ def test_the_layer_that_suffers_is_found(bert_batches: Batches) -> None:
     assert worst_layers(damage, 0) == ()
     with pytest.raises(UsageError, match=f"has {len(names)} nested layers"):
         worst_layers(damage, len(names) + 1)
+
+
+def test_a_rung_that_loses_much_itself_spares_no_layer() -> None:
+    damage = {"a": 0.03, "b": 0.04, "c": 1.0}
+    losses = {16: 0.5, 32: 0.21, 64: 0.19, 96: 0.0}
+    assert lowest_sparing(damage, ("a", "b"), losses) == 64  # together 0.05, more than a quarter of 0.19
+    assert lowest_sparing(damage, (), losses) == 1
+
+
+def test_the_loss_of_a_rung_is_what_torch_loses_at_its_rank(bert_batches: Batches) -> None:
+    checkpoint = family_checkpoint("bert")
+    batch = {name: bert_batches[0][name] % 50 for name in ("input_ids", "attention_mask")}
+    batch["attention_mask"] = np.ones_like(batch["attention_mask"])
+    losses = measure_losses(checkpoint, ExportConfig(fractions=(), ranks=(2, 8), precision="int8"), [batch])
+    inputs = {name: torch.from_numpy(value) for name, value in batch.items()}
+    with torch.no_grad():
+        dense = checkpoint.model(**inputs).last_hidden_state
+        with at_rank(checkpoint.model, 8):
+            cut = checkpoint.model(**inputs).last_hidden_state
+    top = checkpoint.ladder.max_rank
+    assert list(losses) == [2, 8, top]
+    assert losses[8] == pytest.approx(float((cut - dense).norm() / dense.norm()), rel=1e-3)
+    assert losses[2] > losses[8] > losses[top] == 0
+
+
+def test_layers_are_spared_from_a_rank_on(
+    bert_checkpoint: Checkpoint, bert_graph: Graph, bert_batches: Batches, tmp_path: Path
+) -> None:
+    kept = bert_checkpoint.ladder.layers[3].name
+    config = ExportConfig(fractions=(), ranks=(4, 8), precision="int8", keep_precise=(kept,), keep_from=8)
+    bundle = export_bundle(bert_checkpoint, tmp_path / "b", config, graph=bert_graph)
+    assert (quantisation(bundle).kept, quantisation(bundle).kept_from) == ((kept,), 8)
+    ranges = {}
+    for rank in bundle.manifest.ladder.ranks:
+        nodes = ir.load(bundle.file(bundle.graph(rank))).graph
+        ranges[rank] = sum(node.op_type == "ReduceMax" for node in nodes)
+    assert ranges == {4: 0, 8: 1, bundle.manifest.ladder.max_rank: 1}
+    verify_bundle(bundle, bert_checkpoint, bert_batches).raise_if_failed()
 
 
 def test_how_many_layers_to_keep_is_read() -> None:
