@@ -29,9 +29,10 @@ Run = Callable[[Sequence[str], float], "str | None"]
 """Run a program to its end: its arguments and the longest time in seconds; its output, None when it failed."""
 
 _LARGEST_TABLE_BYTES = 1 << 20
+_STATUS = re.compile(r"pmode:(\d{1,4})\b", re.ASCII)
 _NAME = r"([A-Za-z0-9][\w.+-]{0,63})"
 _SAYS_MODE = re.compile(rf"^NV Power Mode[ \t]*:[ \t]*{_NAME}[ \t]*\r?$", re.MULTILINE | re.ASCII)
-_MODE_OF_TABLE = re.compile(rf"^[ \t]*<\s*POWER_MODEL\s+ID=(\d{1, 4})\s+NAME={_NAME}\s*>", re.MULTILINE | re.ASCII)
+_MODE_OF_TABLE = re.compile(rf"^[ \t]*<\s*POWER_MODEL\s+ID=(\d{{1,4}})\s+NAME={_NAME}\s*>", re.MULTILINE | re.ASCII)
 
 
 def run_program(arguments: Sequence[str], timeout_s: float) -> str | None:
@@ -95,9 +96,7 @@ class PowerMode:
             self._thread.join(timeout_s)
 
     def _by_files(self) -> str | None:
-        status = re.search(
-            r"pmode:(\d{1,4})\b", self._files.text(self._root / "var/lib/nvpmodel/status") or "", re.ASCII
-        )
+        status = _STATUS.search(self._files.text(self._root / "var/lib/nvpmodel/status") or "")
         if status is None:
             return None
         if not self._table:
