@@ -147,7 +147,7 @@ class TextClassifier:
         for positions, batch in _batches(texts, batch_size):
             answer = self.session.run(self._inputs(batch), rank)
             rows.update(zip(positions, answer.outputs[self._logits].astype(np.float32, copy=False), strict=True))
-            progress(f"rank {rank}", len(rows), len(texts))
+            progress("classify", len(rows), len(texts))
         return np.stack([rows[position] for position in range(len(texts))])
 
     def number_of(self, label: str) -> int | None:

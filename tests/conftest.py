@@ -12,7 +12,7 @@ from hypothesis import settings
 # Tests import in importlib mode, which puts no folder of theirs on the path; what they share lies in one.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
-from tiny_bundle import TinyModel, write_text_bundle, write_tiny_bundle
+from tiny_bundle import TinyModel, write_classifier_bundle, write_text_bundle, write_tiny_bundle
 
 # Machines that run tests are busy: how long an example takes decides nothing.
 settings.register_profile("timeless", deadline=None)
@@ -31,6 +31,13 @@ def text_bundle(tmp_path: Path) -> tuple[Path, TinyModel]:
     """A sentence encoder's bundle and the same model in numpy; each test may damage its own."""
     path = tmp_path / "text-bundle"
     return path, write_text_bundle(path)
+
+
+@pytest.fixture
+def classifier_bundle(tmp_path: Path) -> tuple[Path, TinyModel]:
+    """A text classifier's bundle and the same model in numpy; each test may damage its own."""
+    path = tmp_path / "classifier-bundle"
+    return path, write_classifier_bundle(path)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ VERBS = {
     "build": "TensorRT engines of a bundle, on the device or ahead of time",
     "profile": "measure every rung on this machine",
     "report": "draw profiles as a page: which rank, in which precision",
+    "difficulty": "how certain a low rung must be, so that hard questions get the big model",
     "run": "answer a query at a rank, or one chosen by policy",
     "simulate": "replay a telemetry trace through a policy",
     "inspect": "explain a bundle or a checkpoint",
