@@ -1,17 +1,17 @@
 """A deadline: the rungs that are predicted to answer in time, of which the best runs.
 
-    profile (p50, p99) x slowdown (mean, deviation) + waiting in the queue  <=  deadline_ms,  with a probability
+    P( waiting + slowdown x service > deadline_ms )  <=  1 - probability
 
-The service time of a request at a rung is `ratio x own`: the device's slowdown, which all rungs share (`slowdown.py`),
-and the rung's own spread, from its profile. Waiting is the larger of two: what the requests in the queue now will take,
-and what Kingman's formula says of the arrivals that the session counts (its tail taken as exponential). A rung that
-cannot keep up with them is never in time.
+Service is normal: its median and 99th percentile are the profile's, times the device's slowdown, which all rungs share
+and which has a spread of its own (`slowdown.py`). Waiting follows from the arrivals that the session counts: a request
+waits with the probability that the device is busy, and then for an exponential time whose mean is Kingman's, so that
+the sum is an exponentially modified Gaussian. A rung that cannot keep up with the arrivals is never in time. Where more
+requests wait now than that explains, all of them are to be answered first.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass, field, replace
 
 from nsn_edge.runtimes.policy.base import PolicyState
@@ -31,7 +31,7 @@ class Deadline:
     probability: float = 0.99
     """How many of the answers are to be in time."""
     band: float = 0.1
-    """A rung that was too slow must be faster than the deadline by this share before it is allowed again."""
+    """A rung that was too slow must meet a deadline shorter by this share before it is allowed again."""
     arrivals_cv: float = 1.0
     """How irregular arrivals are, as a coefficient of variation: 1 at random, 0 the steady beat of a camera."""
 
@@ -63,51 +63,69 @@ class DeadlineLimiter:
         self._settings = settings
         self._rungs = rungs
         self._costs = costs
-        self._z = statistics.NormalDist().inv_cdf(settings.probability)
 
     def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, PolicyState]:
         """The rungs that are in time; the fastest where none is. Without `reading.work` the profile alone speaks."""
         memory = state.deadline or DeadlineMemory()
         work = reading.work or Work()
         slowdown = memory.slowdown.observed(work.answers, self._costs)
-        predicted = {cost.rank: self.predicted_ms(cost, slowdown, work) for cost in self._costs.rungs}
-        deadline_ms = self._settings.deadline_ms
-        again_ms = deadline_ms * (1.0 - self._settings.band)
+        deadline_ms, allowed = self._settings.deadline_ms, 1.0 - self._settings.probability
+        late = {cost.rank: self.late(cost, slowdown, work, deadline_ms) for cost in self._costs.rungs}
         in_time = tuple(
-            rank
-            for rank, needed_ms in predicted.items()
-            if needed_ms <= (deadline_ms if memory.in_time is None or rank in memory.in_time else again_ms)
+            cost.rank
+            for cost in self._costs.rungs
+            if (
+                late[cost.rank]
+                if memory.in_time is None or cost.rank in memory.in_time
+                else self.late(cost, slowdown, work, deadline_ms * (1.0 - self._settings.band))
+            )
+            <= allowed
         )
         state = replace(state, deadline=DeadlineMemory(slowdown, in_time))
         if in_time == self._rungs.ranks:
             return None, state
         now = f"deadline {g(deadline_ms)} ms, slowdown {slowdown.mean:.2f} ± {slowdown.deviation:.2f}{_busy(work)}"
         if not in_time:
-            fastest = min(self._rungs.ranks, key=lambda rank: (predicted[rank], self._costs.at(rank).p99_ms))
+            fastest = min(self._rungs.ranks, key=lambda rank: (late[rank], self._costs.at(rank).p99_ms))
             return Limit((fastest,), f"{now}: no rung is in time, rank {fastest} is the fastest"), state
-        late = next(rank for rank in self._rungs.best_first if rank not in in_time)
-        return Limit(in_time, f"{now}: rank {late} would take {_ms(predicted[late])}"), state
+        first = next(rank for rank in self._rungs.best_first if rank not in in_time)
+        share_late = f"rank {first} would be late for {_percent(late[first])}"
+        room = f", and was late: it needs {g(100 * self._settings.band)} % of room" if late[first] <= allowed else ""
+        return Limit(in_time, f"{now}: {share_late}{room}"), state
 
-    def predicted_ms(self, cost: RungCost, slowdown: Slowdown, work: Work) -> float:
-        """The latency that the stated share of requests keeps at a rung, waiting included; infinite where arrivals
-        come faster than answers."""
-        service_ms = max(slowdown.mean, 0.0) * cost.p50_ms
+    def late(self, cost: RungCost, slowdown: Slowdown, work: Work, deadline_ms: float) -> float:
+        """The share of requests that a rung would answer too late, 0..1; 1 where they come faster than answers."""
+        service_ms = max(slowdown.mean, 1e-3) * cost.p50_ms
         own = spread(cost)
-        waiting = max(work.waiting or 0, 0)
-        steady_ms = self._steady_wait_ms(service_ms, own, max(work.arrivals_per_s or 0.0, 0.0))
-        wait_ms = max(steady_ms, waiting * service_ms)
-        shared_ms = slowdown.deviation * cost.p50_ms * (1 + waiting)
-        return wait_ms + service_ms + self._z * math.hypot(shared_ms, service_ms * own)
-
-    def _steady_wait_ms(self, service_ms: float, own: float, arrivals_per_s: float) -> float:
-        """Kingman's mean wait, stretched to the wanted percentile by an exponential tail."""
-        load = arrivals_per_s * service_ms / 1000.0
+        load = max(work.arrivals_per_s or 0.0, 0.0) * service_ms / 1000.0
         if not load < 1.0:
-            return math.inf
-        if load <= 1.0 - self._settings.probability:
-            return 0.0
-        mean_ms = load / (1.0 - load) * (self._settings.arrivals_cv**2 + own**2) / 2.0 * service_ms
-        return mean_ms / load * math.log(load / (1.0 - self._settings.probability))
+            return 1.0
+        spread_ms = math.hypot(slowdown.deviation * cost.p50_ms, own * service_ms)
+        # Of those that wait at all: Kingman's mean wait over the share that does.
+        wait_ms = (self._settings.arrivals_cv**2 + own**2) / 2.0 * service_ms / (1.0 - load)
+        late = (1.0 - load) * _beyond((deadline_ms - service_ms) / spread_ms)
+        late += load * _exponentially_modified(deadline_ms - service_ms, spread_ms, wait_ms)
+        queue_ms = max(work.waiting or 0, 0) * service_ms
+        explained_ms = wait_ms * max(math.log(load / (1.0 - self._settings.probability)), 0.0) if load > 0.0 else 0.0
+        if queue_ms > explained_ms:
+            spread_ms *= math.sqrt(1.0 + queue_ms / service_ms)
+            late = max(late, _beyond((deadline_ms - service_ms - queue_ms) / spread_ms))
+        return late
+
+
+def _beyond(z: float) -> float:
+    """The tail of the standard normal distribution."""
+    return 0.5 * math.erfc(z / math.sqrt(2.0))
+
+
+def _exponentially_modified(x: float, deviation: float, mean: float) -> float:
+    """The tail of a centred normal plus an exponential. Where the exponential hardly matters, that of a normal with
+    both variances: the exact formula would multiply a huge number by a tiny one."""
+    if mean < deviation / 5.0:
+        return _beyond((x - mean) / math.hypot(deviation, mean))
+    z = x / deviation
+    grown = math.exp(min(deviation * deviation / (2.0 * mean * mean) - x / mean, 700.0))
+    return min(_beyond(z) + grown * _beyond(deviation / mean - z), 1.0)
 
 
 def _busy(work: Work) -> str:
@@ -115,5 +133,5 @@ def _busy(work: Work) -> str:
     return words + (f", {work.waiting} waiting" if work.waiting else "")
 
 
-def _ms(value: float) -> str:
-    return f"{g(value)} ms" if math.isfinite(value) else "ever longer"
+def _percent(share: float) -> str:
+    return f"{g(100 * share)} %" if share >= 0.0005 else "less than 0.1 %"
