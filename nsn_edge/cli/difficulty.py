@@ -104,8 +104,10 @@ def command(
         classifier = TextClassifier(session)
         where = Columns(text_column, label_column, names)
         texts = read_labelled_texts(data, classifier, where, with_labels=not unlabelled, most=examples)
+        measures = measures or ("margin",)
+        goal.allowed(len(texts.texts), len(starts) * len(measures))  # too few are refused before they are asked
         held_out = ask_every_rung(classifier, texts, (*starts, top), progress=progress)
-        found = calibrate(held_out, goal, [(start, top) for start in starts], measures or ("margin",))
+        found = calibrate(held_out, goal, [(start, top) for start in starts], measures)
         sha256 = weights_sha256(session.bundle)
     if not found or found[0].on_held_out.flops_fraction >= held_out.flops[top]:
         raise NsnEdgeError(

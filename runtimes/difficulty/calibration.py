@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -146,10 +146,22 @@ class Goal:
         if not 0.5 <= self.confidence < 1:
             raise UsageError(f"a confidence is at least 0.5 and below 1, not {self.confidence:g}", "0.95 is usual")
 
-    @property
-    def examples_needed(self) -> int:
-        """So many show the loss where not one answer is spoilt; with fewer, nothing can."""
-        return math.ceil(math.log(1 - self.confidence) / math.log1p(-self.max_loss_points / 100))
+    def allowed(self, examples: int, courses: int = 1) -> int:
+        """How many answers may be spoilt among so many examples, where so many courses are tried.
+
+        Raises:
+            NsnEdgeError: with so few examples not even 0 would show the loss.
+        """
+        share, risk = self.max_loss_points / 100, (1 - self.confidence) / courses
+        most = most_events(examples, share, risk)
+        if most is None:
+            needed = math.ceil(math.log(risk) / math.log1p(-share))
+            raise NsnEdgeError(
+                f"{examples} held-out examples cannot show a loss of at most {self.max_loss_points:g} points at "
+                f"{self.confidence:.0%} confidence",
+                f"give {needed} or more, allow a larger loss, or ask for less confidence",
+            )
+        return most
 
 
 @dataclass(frozen=True)
@@ -198,14 +210,7 @@ def calibrate(
     if strays := [course for course in courses if course[-1] != held_out.top_rank]:
         raise UsageError(f"the course {strays[0]} does not end at the top rung, {held_out.top_rank}")
     tried = len(courses) * len(measures)
-    each = replace(goal, confidence=1 - (1 - goal.confidence) / tried)
-    allowed = most_events(held_out.count, goal.max_loss_points / 100, 1 - each.confidence)
-    if allowed is None:
-        raise NsnEdgeError(
-            f"{held_out.count} held-out examples cannot show a loss of at most {goal.max_loss_points:g} points at "
-            f"{goal.confidence:.0%} confidence",
-            f"give {each.examples_needed} or more, allow a larger loss, or ask for less confidence",
-        )
+    allowed = goal.allowed(held_out.count, tried)
     found = []
     for measure in measures:
         for course in courses:
@@ -214,7 +219,7 @@ def calibrate(
                 continue
             rule = DifficultyRule((threshold,) * (len(course) - 1), ranks=course, measure=measure)
             result = outcome(rule, held_out)
-            bound = 100 * upper_bound(result.spoilt, held_out.count, 1 - each.confidence)
+            bound = 100 * upper_bound(result.spoilt, held_out.count, (1 - goal.confidence) / tried)
             found.append(Calibrated(rule, result, bound))
     return sorted(found, key=lambda item: item.on_held_out.flops_fraction)
 

@@ -138,7 +138,7 @@ def test_a_low_rung_that_is_certain_of_nonsense_is_left_out() -> None:
 
 
 def test_too_few_examples_are_refused_with_how_many_it_takes() -> None:
-    assert Goal().examples_needed == 598
+    assert (Goal().allowed(598), Goal().allowed(3000), Goal().allowed(3000, 4)) == (0, 8, 6)
     with pytest.raises(NsnEdgeError, match=r"597 held-out examples cannot show .* 0.5 points .*give 598 or more"):
         calibrate(population(597, seed=0), Goal(), [(2, 16)])
     assert calibrate(population(598, seed=0), Goal(), [(2, 16)])
