@@ -86,7 +86,7 @@ def _latency_row(
         milliseconds(rung.p90_ms),
         milliseconds(rung.p99_ms),
         f"{rung.mean_ms:.{decimals}f} ± {rung.std_ms:.{decimals}f}{'' if rung.steady else ' (unsteady)'}",
-        milliseconds(rung.load_ms),
+        "–" if rung.load_ms is None else milliseconds(rung.load_ms),
     ]
     return el(
         "tr",

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from nsn_edge.errors import NsnEdgeError
 
-SCHEMA_VERSION = 1
+VERSIONS = {"profile": (1, 2), "simulation": (1,), "verification": (1,), "search": (1,)}
+"""Schema versions that can be read, by kind."""
 
 _View = TypeVar("_View")
 
@@ -27,7 +28,7 @@ class Rung:
     std_ms: float
     repetitions: int
     steady: bool
-    load_ms: float
+    load_ms: float | None
     quality: Mapping[str, float]
 
     @property
@@ -191,9 +192,9 @@ def answer_view(data: Mapping[str, Any]) -> Answer:
 
 def _read(kind: str, data: Mapping[str, Any], read: Callable[[Mapping[str, Any]], _View]) -> _View:
     try:
-        if (data["kind"], data["schema_version"]) != (kind, SCHEMA_VERSION):
+        if data["kind"] != kind or data["schema_version"] not in VERSIONS[kind]:
             raise NsnEdgeError(
-                f"the report needs a {kind} of schema version {SCHEMA_VERSION}, "
+                f"the report needs a {kind} of schema version {' or '.join(map(str, VERSIONS[kind]))}, "
                 f"not {data['kind']!r} of version {data['schema_version']!r}",
                 f"run nsn-edge again to get a new {kind}",
             )
@@ -203,6 +204,15 @@ def _read(kind: str, data: Mapping[str, Any], read: Callable[[Mapping[str, Any]]
 
 
 def _profile(data: Mapping[str, Any]) -> ProfileView:
+    """The first configuration; version 1 has one alone, at the top."""
+    if data["schema_version"] == 1:
+        return _configuration(data, data)
+    if not data["configurations"]:
+        raise ValueError("nothing was measured")
+    return _configuration(data, data["configurations"][0])
+
+
+def _configuration(document: Mapping[str, Any], data: Mapping[str, Any]) -> ProfileView:
     rungs = [
         Rung(
             rank=int(item["rank"]),
@@ -215,7 +225,7 @@ def _profile(data: Mapping[str, Any]) -> ProfileView:
             std_ms=float(item["std_ms"]),
             repetitions=int(item["repetitions"]),
             steady=bool(item["steady"]),
-            load_ms=float(item["load_ms"]),
+            load_ms=_optional(item["load_ms"]),
             quality=_quality(item["quality"]),
         )
         for item in data["rungs"]
@@ -223,8 +233,8 @@ def _profile(data: Mapping[str, Any]) -> ProfileView:
     if not rungs:
         raise ValueError("no rungs")
     return ProfileView(
-        model=str(data["bundle"]["model"]),
-        host=dict(data["host"]),
+        model=str(document["bundle"]["model"]),
+        host=dict(document["host"]),
         settings=dict(data["settings"]),
         rungs=tuple(sorted(rungs, key=lambda rung: (rung.rank, rung.dense))),
         peak_memory_mb=_optional(data.get("peak_memory_mb")),

@@ -6,6 +6,7 @@ number). Whatever cannot be read is None: unknown is not zero.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -49,6 +50,8 @@ class Host:
     """The load average of the last minute: what else was running."""
     machine: str | None = None
     """The board or the computer's model; on a Jetson, from the device tree."""
+    gpu: str | None = None
+    """NVIDIA GPUs of a PC, by the driver's names; a Jetson's is part of its board."""
     l4t: str | None = None
     """The Jetson's Linux for Tegra release, like `36.4.3`."""
     system: str | None = None
@@ -74,6 +77,7 @@ class Host:
             self.cpu or self.architecture or "unknown processor",
             f"{cores} core{'s' if cores != 1 else ''}" if cores else None,
             f"{self.frequency_mhz / 1e3:.2f} GHz" if self.frequency_mhz else None,
+            self.gpu,
             f"governor {self.governor}" if self.governor else None,
             f"{self.memory_mb / 1e3:.1f} GB" if self.memory_mb else None,
             f"L4T {self.l4t}" if self.l4t else None,
@@ -109,6 +113,7 @@ def describe_host(
         memory_mb=memory_mb(root, "MemTotal"),
         load_1m=_load(root),
         machine=machine_model(root),
+        gpu=gpu_names(root),
         l4t=l4t_release(root),
         system=_system(root),
         kernel=read_text(root / "proc/sys/kernel/osrelease"),
@@ -165,6 +170,17 @@ def machine_model(root: Path) -> str | None:
         if text and text.lower() not in _PLACEHOLDERS:
             return text
     return None
+
+
+def gpu_names(root: Path) -> str | None:
+    """The NVIDIA GPUs that the driver has found, like `2 x NVIDIA H200`, without waking any of them."""
+    names: dict[str, int] = {}
+    with contextlib.suppress(OSError):
+        for card in sorted((root / "proc/driver/nvidia/gpus").iterdir()):
+            match = re.search(r"^Model:\s*(\S.*)$", read_text(card / "information") or "", re.MULTILINE)
+            if match and not match[1].startswith("Unknown"):
+                names[match[1].strip()] = names.get(match[1].strip(), 0) + 1
+    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in names.items()) or None
 
 
 def l4t_release(root: Path) -> str | None:

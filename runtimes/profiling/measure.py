@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -64,6 +64,7 @@ def measure(
     settings: MeasureSettings,
     *,
     clock: Clock = time.perf_counter,
+    after_turn: Callable[[_Key, float, Sequence[float]], None] = lambda key, start_s, samples_ms: None,
     progress: Progress = silent,
 ) -> dict[_Key, list[float]]:
     """Latencies in milliseconds of each candidate, in the order taken.
@@ -72,6 +73,8 @@ def measure(
         candidates: what to call, by name.
         settings: how often and how long.
         clock: seconds; injected by tests.
+        after_turn: hears of every turn: who had it, when it began on the clock, its latencies in milliseconds. What
+            it does is not timed, so this is where sensors are read.
         progress: hears of the share that is done, in per cent.
 
     Raises:
@@ -88,7 +91,10 @@ def measure(
     while not all(samples.values()) or (clock() < deadline and _share_done(samples, settings) < 1):
         shuffle(order)
         for key in order:
+            start_s, before = clock(), len(samples[key])
             _take_turn(candidates[key], samples[key], settings, deadline, clock)
+            if len(samples[key]) > before:
+                after_turn(key, start_s, samples[key][before:])
         done_pct = int(100 * _share_done(samples, settings))
         if reported < done_pct < 100:
             reported = done_pct

@@ -64,7 +64,7 @@ def test_json_is_one_document_and_nothing_else(
     file = tmp_path / "deep" / "result.json"
     done = run(*VERB_LINES[kind](bundle, checkpoint), "--json", "--json-file", file)
     assert done.code == 0, done.err
-    assert (done.document["schema_version"], done.document["kind"]) == (1, kind)
+    assert (done.document["schema_version"], done.document["kind"]) == (2 if kind == "profile" else 1, kind)
     assert json.loads(file.read_text(encoding="utf-8")) == done.document
     assert done.complaints == []
     assert [path.name for path in file.parent.iterdir()] == ["result.json"]

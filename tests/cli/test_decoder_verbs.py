@@ -39,9 +39,9 @@ def test_a_decoder_is_verified_from_text_with_its_cache(folders: tuple[Path, Pat
 
 def test_a_decoder_is_profiled_in_prefill_and_in_decoding(folders: tuple[Path, Path]) -> None:
     quick = ("--warmup", 1, "--repetitions", 2, "--min-time", 0)
-    prefill = run("profile", folders[1], *quick)
+    prefill = run("profile", folders[1], *quick)["configurations"][0]
     assert prefill["settings"]["sequence_length"] == 64  # all that the model takes
-    decode = run("profile", folders[1], "--past", 40, *quick)
+    decode = run("profile", folders[1], "--past", 40, *quick)["configurations"][0]
     assert decode["settings"]["sequence_length"] == 1
     assert decode["settings"]["dimensions"] == {"past_sequence_length": 40}
     assert len(decode["rungs"]) == len(prefill["rungs"]) > 2

@@ -66,7 +66,7 @@ def test_every_step_leaves_its_result(demo: Demo) -> None:
     assert demo.results["simulation.json"]["summary"]["failed_queries"] == 0
     assert len(demo.results["simulation.json"]["switches"]) > 3
     ranks = Bundle.open(demo.folder / "bundle").manifest.ladder.ranks
-    assert [rung["rank"] for rung in demo.results["profile.json"]["rungs"]] == list(ranks)
+    assert [rung["rank"] for rung in demo.results["profile.json"]["configurations"][0]["rungs"]] == list(ranks)
     top, lowest = demo.results["answer-top.json"], demo.results["answer-lowest.json"]
     assert (top["rank"], lowest["rank"]) == (ranks[-1], ranks[0])
     assert top["query"] == lowest["query"] == QUERY
@@ -84,7 +84,7 @@ def test_each_step_is_shown_as_it_is_typed(demo: Demo, encoder: Path) -> None:
 @pytest.mark.slow
 def test_the_report_says_what_was_measured(demo: Demo) -> None:
     profile, simulation = demo.results["profile.json"], demo.results["simulation.json"]
-    for rung in profile["rungs"]:
+    for rung in profile["configurations"][0]["rungs"]:
         assert f"{100 * rung['flops_fraction']:.1f} %" in demo.text
         # The drawing's label; the table rounds by magnitude, which depends on the machine.
         assert f"{rung['p50_ms']:.1f} ms, p90 {rung['p90_ms']:.1f} ms, quality" in demo.text

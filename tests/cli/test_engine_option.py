@@ -63,7 +63,7 @@ def test_profile_measures_built_engines(
     build_engines(path, precision="fp16")
     options = ("--repetitions", 3, "--warmup", 2, "--min-time", 0, "--engine-precision", "fp16")
     assert run("profile", path, "--engine", "tensorrt", *options, "--json") == 0
-    document = json.loads(capsys.readouterr().out)
+    (document,) = json.loads(capsys.readouterr().out)["configurations"]
     assert [rung["rank"] for rung in document["rungs"]] == [2, 5, 8, 16]
     settings = document["settings"]
     assert {key: settings[key] for key in ("engine", "version", "device", "engine_precision", "cuda_graphs")} == {
@@ -76,7 +76,7 @@ def test_profile_measures_built_engines(
     assert "cudaGraphLaunch" in device.cuda.calls
     assert device.cuda.is_clean
     assert run("profile", path, "--engine", "tensorrt", *options) == 0
-    assert "static graphs, tensorrt, batch 1" in capsys.readouterr().out
+    assert "tensorrt, static, batch 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ def test_text_for_people(checkpoint: Path, texts: Path, run: Run) -> None:
 def test_latency_comes_from_a_profile(checkpoint: Path, bundle: Path, texts: Path, tmp_path: Path, run: Run) -> None:
     profile = tmp_path / "profile.json"
     assert run("profile", bundle, "--repetitions", "3", "--warmup", "1", "--json-file", profile).code == 0
-    ranks = [rung["rank"] for rung in json.loads(profile.read_bytes())["rungs"] if not rung["dense"]]
+    ranks = [
+        rung["rank"] for rung in json.loads(profile.read_bytes())["configurations"][0]["rungs"] if not rung["dense"]
+    ]
     plot = tmp_path / "plot.svg"
     rungs = [word for rank in ranks for word in ("--rank", rank)]
     outcome = run("eval", checkpoint, "--data", texts, *rungs, "--profile", profile, "--plot", plot, "--json")
@@ -80,7 +82,7 @@ def test_latency_comes_from_a_profile(checkpoint: Path, bundle: Path, texts: Pat
     assert all((point["p50_ms"] is not None) == point["rung"] for point in points)
     assert "measured (median)" in plot.read_text()
     data = json.loads(profile.read_bytes())
-    data["rungs"][0]["flops_fraction"] = 0.123
+    data["configurations"][0]["rungs"][0]["flops_fraction"] = 0.123
     profile.write_text(json.dumps(data))
     outcome = run("eval", checkpoint, "--data", texts, "--profile", profile)
     assert outcome.code == 2

@@ -32,17 +32,19 @@ def test_json_and_a_file(tiny_bundle: tuple[Path, Any], tmp_path: Path, capsys: 
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads(file.read_text())
     assert printed["kind"] == "profile"
-    assert printed["settings"]["batch_size"] == 3
-    assert [rung["rank"] for rung in printed["rungs"]] == [2, 16]
+    assert (printed["schema_version"], printed["complete"]) == (2, True)
+    (configuration,) = printed["configurations"]
+    assert configuration["settings"]["batch_size"] == 3
+    assert [rung["rank"] for rung in configuration["rungs"]] == [2, 16]
 
 
 def test_the_sequence_is_no_longer_than_the_model_takes(
     text_bundle: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert profile(text_bundle[0], "--json") == 0
-    assert json.loads(capsys.readouterr().out)["settings"]["sequence_length"] == 8
+    assert json.loads(capsys.readouterr().out)["configurations"][0]["settings"]["sequence_length"] == 8
     assert profile(text_bundle[0], "--sequence", "4", "--json", "--form", "sliced") == 0
-    assert json.loads(capsys.readouterr().out)["settings"]["sequence_length"] == 4
+    assert json.loads(capsys.readouterr().out)["configurations"][0]["settings"]["sequence_length"] == 4
 
 
 @pytest.mark.parametrize(
@@ -93,4 +95,4 @@ def test_shared_weights_are_part_of_what_was_measured(
 ) -> None:
     for options, shared in (((), False), (("--share-weights",), True)):
         assert profile(text_bundle[0], "--sequence", "4", "--json", *options) == 0
-        assert json.loads(capsys.readouterr().out)["settings"]["share_weights"] is shared
+        assert json.loads(capsys.readouterr().out)["configurations"][0]["settings"]["share_weights"] is shared

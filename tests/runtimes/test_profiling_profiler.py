@@ -71,6 +71,19 @@ def fake_profile(path: Path, engine: FakeEngine, host: Host | None = None, **cha
     return profile_bundle(bundle, engine, settings, ranks=ranks, clock=engine.clock, host=lambda: host or Host())
 
 
+def version_1(profile: Profile) -> dict[str, Any]:
+    """The document as it was before there was a grid."""
+    data = profile.to_json()
+    (configuration,) = data.pop("configurations")
+    for key in ("memory", "energy", "conditions"):
+        del configuration[key]
+    for rung in configuration["rungs"]:
+        for key in ("first_run_ms", "memory_mb", "turns_ms", "energy_rounds_mj"):
+            del rung[key]
+    bundle = {key: data["bundle"][key] for key in ("path", "model")}
+    return {"schema_version": 1, "kind": "profile", "bundle": bundle, "host": data["host"], **configuration}
+
+
 def test_every_rung_with_its_numbers(tiny_bundle: tuple[Path, Any]) -> None:
     path, _ = tiny_bundle
     bundle = Bundle.open(path).record_quality({5: {"spearman": 0.8}})
@@ -106,7 +119,7 @@ def test_a_graph_with_a_rank_input(tiny_bundle: tuple[Path, Any], form: str, loa
     assert profile.rungs[-1].macs == full
     low = sum(layer.curve(2) * (layer.d_in + layer.d_out) for layer in layers)
     assert profile.rungs[0].macs == (low if form == "sliced" else full)
-    assert profile.to_json()["rungs"][0]["relative_to_dense"] is None
+    assert profile.to_json()["configurations"][0]["rungs"][0]["relative_to_dense"] is None
 
 
 @pytest.mark.parametrize("form", ["static", "sliced", "masked"])
@@ -129,13 +142,13 @@ def test_json_round_trip(tiny_bundle: tuple[Path, Any], tmp_path: Path) -> None:
     profile.save(file)
     assert Profile.load(file).to_json() == profile.to_json()
     data = json.loads(file.read_text())
-    assert (data["schema_version"], data["kind"]) == (1, "profile")
-    assert data["bundle"] == {"path": str(path), "model": "tiny"}
-    rung = data["rungs"][0]
+    assert (data["schema_version"], data["kind"]) == (2, "profile")
+    assert data["bundle"] == {"path": str(path), "model": "tiny", "hash": profile.bundle_hash}
+    settings, rung = data["configurations"][0]["settings"], data["configurations"][0]["rungs"][0]
     shape = "rank dense flops_fraction macs repetitions p50_ms p90_ms p95_ms p99_ms mean_ms std_ms cv steady load_ms"
     assert set(shape.split()) | {"throughput_per_s", "quality"} <= set(rung)
     for key in ("engine", "threads", "batch_size", "sequence_length", "warmup", "min_repetitions"):
-        assert key in data["settings"]
+        assert key in settings
     assert host_summary({**data["host"], "from_the_future": 1}).startswith("Some CPU, 4 cores")
 
 
@@ -143,7 +156,7 @@ def test_json_round_trip(tiny_bundle: tuple[Path, Any], tmp_path: Path) -> None:
     ("change", "says"),
     [
         ({"kind": "simulation"}, "not a profile"),
-        ({"schema_version": 2}, "schema version 2"),
+        ({"schema_version": 3}, "schema version 3"),
         ({"rungs": [3]}, "3 where a rung belongs"),
         ({"rungs": {}}, "'rungs'"),
         ({"bundle": {"path": "b"}}, "lacks 'model'"),
@@ -151,7 +164,7 @@ def test_json_round_trip(tiny_bundle: tuple[Path, Any], tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_profile(tiny_bundle: tuple[Path, Any], change: dict[str, Any], says: str) -> None:
-    data = fake_profile(tiny_bundle[0], FakeEngine()).to_json()
+    data = version_1(fake_profile(tiny_bundle[0], FakeEngine()))
     with pytest.raises(NsnEdgeError, match=says) as caught:
         Profile.from_json({**data, **change})
     assert caught.value.hint
@@ -161,7 +174,7 @@ def test_a_damaged_profile(tiny_bundle: tuple[Path, Any], change: dict[str, Any]
 @pytest.mark.parametrize("value", [None, "x", []])
 def test_a_damaged_rung(tiny_bundle: tuple[Path, Any], key: str, value: Any) -> None:
     data = fake_profile(tiny_bundle[0], FakeEngine()).to_json()
-    data["rungs"][1][key] = value
+    data["configurations"][0]["rungs"][1][key] = value
     with pytest.raises(NsnEdgeError, match=key):
         Profile.from_json(data)
 
@@ -233,11 +246,11 @@ def test_graphs_are_closed_when_a_load_fails(tiny_bundle: tuple[Path, Any]) -> N
 
 
 def test_energy_is_kept_and_older_profiles_have_none(tiny_bundle: tuple[Path, Any]) -> None:
-    data = fake_profile(tiny_bundle[0], FakeEngine()).to_json()
+    data = version_1(fake_profile(tiny_bundle[0], FakeEngine()))
     assert [rung.pop("energy_mj") for rung in data["rungs"]] == [None] * 4
     assert [rung.energy_mj for rung in Profile.from_json(data).rungs] == [None] * 4  # written before there was the key
     data["rungs"][2]["energy_mj"] = 12.5
-    assert Profile.from_json(data).to_json()["rungs"][2]["energy_mj"] == 12.5
+    assert Profile.from_json(data).rungs[2].energy_mj == 12.5
     data["rungs"][2]["energy_mj"] = "much"
     with pytest.raises(NsnEdgeError, match="'energy_mj'"):
         Profile.from_json(data)
