@@ -13,8 +13,9 @@ import pytest
 from sensor_tree import HandClock, write_supply
 
 from nsn_edge.errors import EngineError, UsageError
-from nsn_edge.ladder import uniform_ladder
+from nsn_edge.ladder import RankLadder, uniform_ladder
 from nsn_edge.runtimes.data import DEFAULT_POLICY
+from nsn_edge.runtimes.events import Cause, SessionEvent
 from nsn_edge.runtimes.governor import Governor
 from nsn_edge.runtimes.policy import Decision, PolicyState, RungPolicy, load_policy
 from nsn_edge.runtimes.session import EdgeSession
@@ -43,11 +44,13 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.causes: list[Cause | None] = []
         self.heard = threading.Event()
         self.outcome: Callable[[Future[Any]], None] = lambda future: future.set_result(None)
 
-    def switch(self, rank: int) -> Future[Any]:
+    def switch(self, rank: int, *, cause: Cause | None = None) -> Future[Any]:
         self.asked.append(rank)
+        self.causes.append(cause)
         self.heard.set()
         future: Future[Any] = Future()
         self.outcome(future)
@@ -147,6 +150,122 @@ def test_after_a_failure_another_rung_is_asked_for_at_once(
     assert session.asked == [384, 96, 48]
 
 
+class LadderSession(FakeSession):
+    """Knows its rungs, as a real one; the loads of those in `broken` fail, now or when `release` is called."""
+
+    def __init__(self, ladder: RankLadder, *, later: bool) -> None:
+        super().__init__()
+        self.ladder = ladder
+        self.rank = ladder.ranks[-1]
+        self.broken: set[int] = set()
+        self.later = later
+        self.pending: list[tuple[int, Future[Any]]] = []
+
+    def switch(self, rank: int, *, cause: Cause | None = None) -> Future[Any]:
+        self.outcome = lambda future: self.pending.append((rank, future))
+        future = super().switch(rank, cause=cause)
+        if not self.later:
+            self.release()
+        return future
+
+    def release(self) -> None:
+        while self.pending:
+            rank, future = self.pending.pop(0)
+            if rank in self.broken:
+                future.set_exception(EngineError(f"rank {rank} is cut"))
+            else:
+                self.rank = rank
+                future.set_result(None)
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "in the background"])
+@pytest.mark.parametrize(
+    ("battery_pct", "broken", "asked"),
+    [
+        (30.0, {96}, [384, 96, 64]),
+        (30.0, {96, 64}, [384, 96, 64, 48]),
+        (9.0, {48}, [384, 48, 64]),
+        (9.0, {48, 64, 96, 144}, [384, 48, 64, 96, 144]),
+    ],
+    ids=["next lower", "the one after", "none lower: nearest higher", "none at all: it stays"],
+)
+def test_a_down_switch_that_fails_goes_to_the_next_rung_at_once(
+    device: Device,
+    clock: HandClock,
+    battery_pct: float,
+    broken: set[int],
+    asked: list[int],
+    later: bool,
+) -> None:
+    session = LadderSession(LADDER, later=later)
+    assert set(asked) <= set(LADDER.ranks)
+    governor = Governor(device, POLICY, session, clock=clock)
+    governor.tick()
+    session.release()
+    session.broken = broken
+    device.battery_pct = battery_pct
+    clock.now_s += 1.0
+    governor.tick()
+    session.release()
+    assert session.asked == asked, "without waiting for another tick"
+    stands_at = session.rank
+    for _ in range(20):
+        clock.now_s += 1.0
+        governor.tick()
+        session.release()
+    assert session.asked == asked, "no storm"
+    assert session.rank == stands_at
+    session.broken = set()
+    clock.now_s += 30.0
+    for _ in range(3):
+        governor.tick()
+        session.release()
+    assert governor.decision is not None
+    assert session.rank == governor.decision.rank, "the failed rung is tried again later"
+
+
+def test_an_up_switch_that_fails_stops_at_the_highest_rung_that_loads(device: Device, clock: HandClock) -> None:
+    session = LadderSession(LADDER, later=False)
+    session.broken = {384}
+    session.rank = 48
+    governor = Governor(device, POLICY, session, clock=clock)
+    governor.tick()
+    assert session.asked == [384, 144]
+    assert session.rank == 144
+
+
+def test_the_switch_carries_its_cause(governor: Governor, device: Device, session: FakeSession) -> None:
+    governor.tick()
+    device.battery_pct = 9.0
+    governor.tick()
+    cause = session.causes[-1]
+    assert cause is not None
+    assert cause.reason.startswith("battery 9 %")
+    assert cause.reading is not None
+    assert cause.reading.battery_pct == 9.0
+    assert governor.reading is not None
+    assert governor.reading.battery_pct == 9.0
+
+
+def test_outages_of_sensors_are_told_when_they_begin_and_end(
+    device: Device, session: FakeSession, clock: HandClock
+) -> None:
+    events: list[SessionEvent] = []
+    governor = Governor(device, POLICY, session, clock=clock, max_age_s=5.0, listener=events.append)
+    governor.tick()
+    device.battery_pct = OSError("gone")
+    for _ in range(20):
+        clock.now_s += 1.0
+        governor.tick()
+    device.battery_pct = 50.0
+    clock.now_s += 1.0
+    governor.tick()
+    assert [(event.kind, event.message) for event in events] == [
+        ("telemetry_lost", "unknown now: battery_pct, on_mains"),
+        ("telemetry_back", "known again: battery_pct, on_mains"),
+    ]
+
+
 def test_a_cancelled_switch_is_no_failure(
     governor: Governor, session: FakeSession, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -179,18 +298,28 @@ def test_the_thread_outlives_a_policy_that_raises(
         def decide(self, reading: Reading, state: PolicyState) -> Decision:
             self.calls += 1
             if self.calls < 4:
-                raise ZeroDivisionError
+                raise ZeroDivisionError if self.calls % 2 else SystemExit
             return POLICY.decide(reading, state)
 
         def to_json(self) -> dict[str, Any]:
             return {}
 
+    events: list[SessionEvent] = []
+    recovered = threading.Event()
+
+    def listen(event: SessionEvent) -> None:
+        events.append(event)
+        if event.kind == "governor_back":
+            recovered.set()
+
     with (
         caplog.at_level(logging.ERROR),
-        Governor(device, Faulty(), session, interval_s=0.001, clock=clock),
+        Governor(device, Faulty(), session, interval_s=0.001, clock=clock, listener=listen),
     ):
         assert session.heard.wait(20)
+        assert recovered.wait(20)
     assert session.asked == [384]
+    assert [event.kind for event in events] == ["governor_failed", "governor_back"]
     assert len(caplog.records) == 1, "one report per outage"
 
 
