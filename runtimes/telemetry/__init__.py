@@ -1,8 +1,9 @@
-"""How the device is: battery, mains, heat.
+"""How the device is: battery, mains, heat, power, energy, clocks.
 
-linux_telemetry()      batteries, mains and thermal zones of a Linux device
+device_telemetry()     all sensors of this device, whatever it is
+linux_telemetry()      batteries, mains and thermal zones alone
 load_trace(csv)        a recorded or scripted trace; ReplaySource(trace) plays it on a clock
-NvmlTelemetry()        an NVIDIA GPU's heat; NvmlGpu besides its power and energy
+NvmlTelemetry()        an NVIDIA GPU; NvmlGpu is the GPU itself
 NoTelemetry()          a device without sensors
 Aged, Combined, Guarded    sources made of sources
 Sampler(source)        reads it in the background, so that nobody waits for a sensor
@@ -12,9 +13,13 @@ FaultyTelemetry(source)    fails as real sensors do
 from nsn_edge.runtimes.telemetry.base import Answered, Clock, NoTelemetry, Reading, TelemetrySource, Work
 from nsn_edge.runtimes.telemetry.battery import LinuxBattery
 from nsn_edge.runtimes.telemetry.combine import Aged, Combined, Guarded
+from nsn_edge.runtimes.telemetry.cpufreq import LinuxCpuClock
+from nsn_edge.runtimes.telemetry.device import DeviceTelemetry, WallClock, device_telemetry
 from nsn_edge.runtimes.telemetry.faulty import Fault, FaultyTelemetry, chances
 from nsn_edge.runtimes.telemetry.linux import linux_telemetry
-from nsn_edge.runtimes.telemetry.nvml import NvmlGpu, NvmlTelemetry
+from nsn_edge.runtimes.telemetry.nvml import NvmlGpu
+from nsn_edge.runtimes.telemetry.nvml_telemetry import NvmlTelemetry
+from nsn_edge.runtimes.telemetry.rapl import LinuxRapl
 from nsn_edge.runtimes.telemetry.replay import ReplaySource, TelemetryTrace, load_trace
 from nsn_edge.runtimes.telemetry.sampler import Sampler
 from nsn_edge.runtimes.telemetry.thermal import LinuxThermal
@@ -24,10 +29,13 @@ __all__ = [
     "Answered",
     "Clock",
     "Combined",
+    "DeviceTelemetry",
     "Fault",
     "FaultyTelemetry",
     "Guarded",
     "LinuxBattery",
+    "LinuxCpuClock",
+    "LinuxRapl",
     "LinuxThermal",
     "NoTelemetry",
     "NvmlGpu",
@@ -37,8 +45,10 @@ __all__ = [
     "Sampler",
     "TelemetrySource",
     "TelemetryTrace",
+    "WallClock",
     "Work",
     "chances",
+    "device_telemetry",
     "linux_telemetry",
     "load_trace",
 ]

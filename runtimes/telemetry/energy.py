@@ -12,7 +12,12 @@ _SHORTEST_S = 0.1
 class EnergyMeter:
     """Adds up what a counter of joules says, from 0 at its first value. It never falls."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest_w: float = LARGEST_W) -> None:
+        """
+        Args:
+            largest_w: the power that nothing counted here exceeds.
+        """
+        self._largest_w = largest_w
         self.total_j = 0.0
         """Since the first value."""
         self._last_j: float | None = None
@@ -22,7 +27,7 @@ class EnergyMeter:
         """Take the counter's value.
 
         A counter that fell has wrapped, if it wraps and the step makes sense; else it began anew. A step that would
-        need more than `LARGEST_W` is left out.
+        need more than the largest power is left out.
 
         Args:
             value_j: what the counter says.
@@ -39,7 +44,7 @@ class EnergyMeter:
         step_j = value_j - last_j
         if step_j < 0.0 and wraps_at_j is not None:
             step_j += wraps_at_j
-        if not 0.0 <= step_j <= LARGEST_W * elapsed_s:
+        if not 0.0 <= step_j <= self._largest_w * elapsed_s:
             return None
         self.total_j += step_j
         return step_j

@@ -3,68 +3,73 @@
     with NvmlGpu.open() as gpu:            open while measuring
         gpu.energy_mj(), gpu.power_mw()    None for what this GPU does not tell
 
-    NvmlTelemetry().read()                 open for one reading, and not at all while the GPU sleeps
-
 Any call may answer that it is not supported (laptops and Jetson boards: most of them): that metric is left alone from
 then on, and the others are kept. A GPU that fell off the bus answers nothing any more. An open handle keeps a laptop's
-GPU awake, hence the second class. https://docs.nvidia.com/deploy/nvml-api/
+GPU awake: as a source of telemetry use `NvmlTelemetry`. https://docs.nvidia.com/deploy/nvml-api/
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from nsn_edge.errors import EngineError, MissingDependencyError
-from nsn_edge.runtimes.telemetry.base import Clock, Reading
-from nsn_edge.runtimes.telemetry.sysfs import SensorFiles
 
 _THROTTLING = 0x08 | 0x20 | 0x40 | 0x80
 """Clock event reasons: slowdown by hardware, heat (by software and hardware), power brake. A power cap (0x4) is how a
 GPU works at full load, and no throttling."""
 
+_AC = 0
+"""Power source: the mains. 1 is the battery, 2 an adapter that is too weak."""
+
 _NOT_HERE = {"NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_FUNCTION_NOT_FOUND", "NVML_ERROR_NO_PERMISSION"}
 """Errors that stay: this metric will never answer."""
 
-_GONE = {"NVML_ERROR_GPU_IS_LOST", "NVML_ERROR_RESET_REQUIRED", "NVML_ERROR_UNINITIALIZED"}
+_GONE = {
+    "NVML_ERROR_GPU_IS_LOST",
+    "NVML_ERROR_RESET_REQUIRED",
+    "NVML_ERROR_UNINITIALIZED",
+    "NVML_ERROR_DRIVER_NOT_LOADED",
+    "NVML_ERROR_LIBRARY_NOT_FOUND",
+}
 """Errors after which nothing answers."""
 
 
 class NvmlGpu:
     """One GPU. A context manager: it holds NVML open. Not for several threads at once."""
 
-    def __init__(self, nvml: Any, handle: Any) -> None:
+    def __init__(self, nvml: Any, handle: Any, disabled: set[str] | None = None) -> None:
         """
         Args:
             nvml: the module `pynvml`, initialised.
             handle: of the device.
+            disabled: calls that are known not to be supported; more are added to it.
         """
         self._nvml, self._handle = nvml, handle
-        self._disabled: set[str] = set()
+        self._disabled = set() if disabled is None else disabled
         self._lost = False
 
     @classmethod
-    def open(cls, index: int = 0, nvml: Any = None) -> NvmlGpu:
+    def open(cls, index: int = 0, nvml: Any = None, disabled: set[str] | None = None) -> NvmlGpu:
         """Start NVML and find a GPU.
 
         Args:
             index: as NVML numbers them, which need not be as CUDA does.
             nvml: the module `pynvml`; imported by default.
+            disabled: calls that are known not to be supported; more are added to it.
 
         Raises:
             MissingDependencyError: nvidia-ml-py is not installed.
             EngineError: there is no driver, or no such GPU.
         """
-        nvml = nvml or _import_nvml()
+        nvml = nvml or import_nvml()
         try:
             nvml.nvmlInit()
         except nvml.NVMLError as error:
             raise EngineError(f"NVML does not start: {error}", "is the NVIDIA driver installed and loaded?") from error
         try:
-            return cls(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+            return cls(nvml, nvml.nvmlDeviceGetHandleByIndex(index), disabled)
         except nvml.NVMLError as error:
             nvml.nvmlShutdown()
             raise EngineError(f"NVML has no GPU {index}: {error}", "nvidia-smi lists those it has") from error
@@ -134,6 +139,23 @@ class NvmlGpu:
         """The clock of the multiprocessors."""
         return _number(self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM))
 
+    def load_pct(self) -> float | None:
+        """Share of the last second or less in which anything ran on it."""
+        rates = self._ask("nvmlDeviceGetUtilizationRates")
+        return None if rates is None else float(rates.gpu)
+
+    def on_mains(self) -> bool | None:
+        """Whether something else than a battery feeds it; an adapter that is too weak does not."""
+        source = self._ask("nvmlDeviceGetPowerSource")
+        return None if source is None else source == _AC
+
+    def in_use(self) -> bool | None:
+        """Whether any process computes or draws on it, and so keeps it awake."""
+        counts = [self._ask("nvmlDeviceGetComputeRunningProcesses"), self._ask("nvmlDeviceGetGraphicsRunningProcesses")]
+        if any(counts):
+            return True
+        return None if None in counts else False
+
     def memory_used_bytes(self) -> int | None:
         """By all processes together; None on boards that share their memory with the processor."""
         memory = self._ask("nvmlDeviceGetMemoryInfo")
@@ -166,48 +188,12 @@ class NvmlGpu:
             return None
 
 
-class NvmlTelemetry:
-    """A GPU as a source of telemetry: temperature, its limit, throttling."""
+def import_nvml() -> Any:
+    """The module `pynvml`.
 
-    def __init__(self, index: int = 0, root: Path = Path("/"), clock: Clock = time.monotonic, nvml: Any = None) -> None:
-        """
-        Args:
-            index: of the GPU, as NVML numbers them.
-            root: where `sys/` is.
-            clock: monotonic seconds.
-            nvml: the module `pynvml`; imported by default.
-
-        Raises:
-            MissingDependencyError: nvidia-ml-py is not installed.
-        """
-        self._index, self._clock = index, clock
-        self._nvml = nvml or _import_nvml()
-        self._devices = root / "sys/bus/pci/devices"
-        self._files = SensorFiles(clock)
-        self._bus_id: str | None = None
-
-    def read(self) -> Reading:
-        """What the GPU tells; nothing while it sleeps, is lost or has no driver."""
-        nothing = Reading(self._clock())
-        if self._bus_id is not None:
-            status = self._files.text(self._devices / self._bus_id / "power/runtime_status")
-            if status in ("suspended", "suspending"):
-                return nothing
-        try:
-            gpu = NvmlGpu.open(self._index, self._nvml)
-        except EngineError:
-            return nothing
-        with gpu:
-            self._bus_id = self._bus_id or gpu.bus_id()
-            return Reading(
-                time_s=self._clock(),
-                temperature_c=gpu.temperature_c(),
-                temperature_limit_c=gpu.slowdown_c(),
-                throttling=gpu.throttling(),
-            )
-
-
-def _import_nvml() -> Any:
+    Raises:
+        MissingDependencyError: nvidia-ml-py is not installed.
+    """
     try:
         import pynvml
     except ImportError as error:

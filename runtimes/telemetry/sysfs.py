@@ -14,6 +14,7 @@ import math
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from nsn_edge.runtimes.telemetry.base import Clock
@@ -27,6 +28,10 @@ PLACEHOLDERS = frozenset({-256.0, -256000.0})
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
 
 
+FORBIDDEN_RETRY_S = 300.0
+"""How long a file that one may not read is left alone: rights change by hand, once."""
+
+
 class SensorFiles:
     """Reads small files; None for each that has no answer. Never raises for what a file does."""
 
@@ -35,23 +40,31 @@ class SensorFiles:
         Args:
             clock: monotonic seconds.
             retry_after_s: how long a file that refused (EAGAIN, EIO, ...) is left alone. A file that is not there is
-                looked for each time: that costs nothing.
+                looked for each time: that costs nothing; one that is forbidden after `FORBIDDEN_RETRY_S`.
         """
         self._clock = clock
         self._retry_after_s = retry_after_s
-        self._refused: dict[Path, float] = {}
+        self._refused: dict[Path, tuple[float, int]] = {}
+
+    @property
+    def refusals(self) -> Mapping[Path, int]:
+        """Files that refused lately, with the error's number (`errno`); a file that is not there does not refuse."""
+        return {path: code for path, (_, code) in self._refused.items()}
 
     def text(self, path: Path) -> str | None:
         """The file's text without surrounding blanks, None when there is none."""
-        refused_at = self._refused.get(path)
-        if refused_at is not None and self._clock() - refused_at < self._retry_after_s:
-            return None
-        self._refused.pop(path, None)
+        refused = self._refused.get(path)
+        if refused is not None:
+            refused_s, code = refused
+            pause_s = FORBIDDEN_RETRY_S if code in (errno.EACCES, errno.EPERM) else self._retry_after_s
+            if self._clock() - refused_s < pause_s:
+                return None
+            del self._refused[path]
         try:
             data = _read_small(path)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                self._refused[path] = self._clock()
+                self._refused[path] = (self._clock(), error.errno or errno.EIO)
             return None
         try:
             # The device tree's strings end with a NUL.

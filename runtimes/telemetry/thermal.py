@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nsn_edge.runtimes.telemetry.base import Clock, Reading
@@ -48,6 +48,11 @@ class LinuxThermal:
             temperature_limit_c=limit_c,
             throttling=self._throttling(),
         )
+
+    @property
+    def refusals(self) -> Mapping[Path, int]:
+        """Files that did not answer lately, and with which error."""
+        return self._files.refusals
 
     def _zones(self) -> list[_Zone]:
         """Usable zones, the best kind first."""

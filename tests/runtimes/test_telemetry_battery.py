@@ -25,7 +25,7 @@ def test_a_device_without_supplies_knows_nothing(tmp_path: Path) -> None:
 def test_a_laptop_on_battery(tmp_path: Path) -> None:
     battery(tmp_path, status="Discharging", capacity=63, energy_now=31_000_000, energy_full=50_000_000, power_now=9e6)
     write_supply(tmp_path, "AC", {"type": "Mains", "online": 0})
-    assert read(tmp_path) == Reading(7.0, battery_pct=63.0, on_mains=False, power_mw=9000.0)
+    assert read(tmp_path) == Reading(7.0, battery_pct=63.0, on_mains=False, power_mw=9000.0, battery_j=31 * 3600.0)
 
 
 @pytest.mark.parametrize("current_ua", [-1_500_000, 1_500_000])
@@ -141,3 +141,39 @@ def test_a_battery_whose_every_file_is_a_folder(tmp_path: Path) -> None:
     for name in ("status", "capacity", "energy_now"):
         (battery(tmp_path) / name).mkdir()
     assert read(tmp_path) == Reading(7.0)
+
+
+# --- energy left ----------------------------------------------------------------------------------------------------
+
+
+def test_energy_left_in_several_batteries_is_added_up(tmp_path: Path) -> None:
+    battery(tmp_path, "BAT0", status="Unknown", energy_now=20e6, energy_full=20e6)
+    battery(tmp_path, "BAT1", status="Discharging", energy_now=12e6, energy_full=60e6)
+    assert read(tmp_path).battery_j == pytest.approx(32 * 3600.0)
+
+
+@pytest.mark.parametrize(
+    ("files", "left_wh"),
+    [
+        ({"energy_now": 30e6}, 30.0),
+        ({"charge_now": 2e6, "voltage_min_design": 10e6, "voltage_now": 12e6}, 20.0),
+        ({"charge_now": 2e6, "voltage_now": 12e6}, 24.0),
+        ({"charge_now": 2e6}, None),
+        ({"energy_full": 50e6, "capacity": 40}, 20.0),
+        ({"charge_full": 4e6, "voltage_min_design": 10e6, "capacity": 25}, 10.0),
+        ({"energy_now": 30e6, "charge_now": 2e6, "charge_full": 4e6, "voltage_now": 12e6}, 30.0),
+        ({"capacity": 40}, None),
+        ({"energy_now": -1}, None),
+        ({"energy_now": 0, "energy_full": 50e6}, 0.0),
+    ],
+)
+def test_energy_left_from_what_a_battery_tells(tmp_path: Path, files: dict[str, object], left_wh: float | None) -> None:
+    battery(tmp_path, status="Discharging", **files)
+    assert read(tmp_path).battery_j == (None if left_wh is None else pytest.approx(left_wh * 3600.0))
+
+
+def test_one_battery_that_does_not_say_makes_the_energy_unknown(tmp_path: Path) -> None:
+    battery(tmp_path, "BAT0", energy_now=20e6, energy_full=20e6)
+    battery(tmp_path, "BAT1", capacity=50)
+    assert read(tmp_path).battery_j is None
+    assert read(tmp_path).battery_pct == pytest.approx(75.0)

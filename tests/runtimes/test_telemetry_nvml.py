@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 from fake_nvml import FakeNvml, error
-from sensor_tree import HandClock
 
 from nsn_edge.errors import EngineError, MissingDependencyError
-from nsn_edge.runtimes.telemetry import NvmlGpu, NvmlTelemetry, Reading
+from nsn_edge.runtimes.telemetry import NvmlGpu, NvmlTelemetry
 
 POWER, ENERGY = "nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption"
 
@@ -99,35 +97,30 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
         NvmlTelemetry()
 
 
-# --- as a source of telemetry ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("source", "on_mains"), [(0, True), (1, False), (2, False), (error("NOT_SUPPORTED"), None)])
+def test_who_feeds_the_gpu(source: object, on_mains: bool | None) -> None:
+    """An adapter that is too weak (2) lets the battery pay."""
+    assert NvmlGpu.open(nvml=FakeNvml(nvmlDeviceGetPowerSource=source)).on_mains() is on_mains
 
 
-def test_a_reading_and_nothing_left_open(tmp_path: Path) -> None:
-    nvml = FakeNvml()
-    reading = NvmlTelemetry(root=tmp_path, clock=HandClock(7.0), nvml=nvml).read()
-    assert reading == Reading(7.0, temperature_c=61.0, temperature_limit_c=93.0, throttling=False)
-    assert reading.power_mw is None  # that is the batteries' power, not the GPU's
-    assert nvml.open == 0
+@pytest.mark.parametrize(
+    ("computing", "drawing", "in_use"),
+    [
+        ([1], [], True),
+        ([], [1], True),
+        ([], [], False),
+        (error("NOT_SUPPORTED"), [1], True),
+        (error("UNKNOWN"), [], None),
+    ],
+)
+def test_whether_anybody_uses_the_gpu(computing: object, drawing: object, in_use: bool | None) -> None:
+    nvml = FakeNvml(nvmlDeviceGetComputeRunningProcesses=computing, nvmlDeviceGetGraphicsRunningProcesses=drawing)
+    assert NvmlGpu.open(nvml=nvml).in_use() is in_use
 
 
-@pytest.mark.parametrize(("status", "asked"), [("suspended", False), ("suspending", False), ("active", True)])
-def test_a_sleeping_gpu_is_not_woken(tmp_path: Path, status: str, asked: bool) -> None:
-    nvml = FakeNvml()
-    source = NvmlTelemetry(root=tmp_path, clock=HandClock(), nvml=nvml)
-    source.read()  # the first reading learns the address
-    before = dict(nvml.calls)
-    file = tmp_path / "sys/bus/pci/devices/0000:01:00.0/power/runtime_status"
-    file.parent.mkdir(parents=True)
-    file.write_text(f"{status}\n")
-    reading = source.read()
-    assert (reading.temperature_c is not None) == asked
-    assert (nvml.calls != before) == asked
-
-
-def test_a_driver_that_goes_away_is_survived(tmp_path: Path) -> None:
-    nvml = FakeNvml()
-    source = NvmlTelemetry(root=tmp_path, clock=HandClock(), nvml=nvml)
-    nvml.answers["init"] = error("DRIVER_NOT_LOADED")
-    assert source.read() == Reading(1000.0)
-    nvml.answers["init"] = None
-    assert source.read().temperature_c == 61.0
+def test_what_is_not_supported_is_remembered_by_who_opens_it_again() -> None:
+    nvml, disabled = FakeNvml(**{ENERGY: error("NOT_SUPPORTED")}), set[str]()
+    for _ in range(3):
+        with NvmlGpu.open(nvml=nvml, disabled=disabled) as gpu:
+            assert gpu.energy_mj() is None
+    assert nvml.calls[ENERGY] == 1

@@ -16,6 +16,10 @@ _READINGS = {
     "nvmlDeviceGetTemperatureThreshold": 93,
     "nvmlDeviceGetCurrentClocksEventReasons": 0x4,
     "nvmlDeviceGetClockInfo": 1410,
+    "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=37, memory=12),
+    "nvmlDeviceGetPowerSource": 0,
+    "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=4242)],
+    "nvmlDeviceGetGraphicsRunningProcesses": [],
     "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=500_000_000),
     "nvmlDeviceGetPciInfo": SimpleNamespace(busId="00000000:01:00.0"),
 }
@@ -31,6 +35,9 @@ class FakeNvml:
         self.answers: dict[str, Any] = {**_READINGS, **answers}
         self.calls: dict[str, int] = {}
         self.open = 0
+        """How often it is open now."""
+        self.inits = self.opened = 0
+        """How often opening was tried, and how often it worked."""
 
     def __getattr__(self, name: str) -> Any:
         answers = self.__dict__.get("answers", {})
@@ -49,7 +56,9 @@ class FakeNvml:
 
     def nvmlInit(self) -> None:  # noqa: N802
         """Counted; fails if told so."""
+        self.inits += 1
         self._answer(self.answers.get("init"))
+        self.opened += 1
         self.open += 1
 
     def nvmlShutdown(self) -> None:  # noqa: N802
@@ -63,6 +72,11 @@ class FakeNvml:
         if index != 0:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
         return self._answer(self.answers.get("handle", "handle"))
+
+    @staticmethod
+    def rates(load_pct: int) -> SimpleNamespace:
+        """The answer of `nvmlDeviceGetUtilizationRates`."""
+        return SimpleNamespace(gpu=load_pct, memory=0)
 
     @staticmethod
     def _answer(value: Any) -> Any:

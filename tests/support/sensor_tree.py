@@ -36,6 +36,24 @@ def write_cooling(root: Path, index: int, kind: str, state: object) -> Path:
     return _write(root / f"sys/class/thermal/cooling_device{index}", {"type": kind, "cur_state": state})
 
 
+def write_rapl(root: Path, zone: str, name: str, energy_uj: object, range_uj: object = 262_143_328_850) -> Path:
+    """A zone of RAPL: `zone` is its number, `0` for a package, `0:0` for a part of it."""
+    files = {"name": name, "energy_uj": energy_uj, "max_energy_range_uj": range_uj}
+    return _write(root / f"sys/class/powercap/intel-rapl:{zone}", files)
+
+
+def write_cpu_clock(root: Path, policy: int, khz: object) -> Path:
+    """The clock of a core."""
+    return _write(root / f"sys/devices/system/cpu/cpufreq/policy{policy}", {"scaling_cur_freq": khz})
+
+
+def write_gpu(root: Path, status: str, control: str, bus_id: str = "0000:01:00.0") -> Path:
+    """An NVIDIA GPU on the PCI bus, and what the kernel does with it while it idles."""
+    device = _write(root / f"sys/bus/pci/devices/{bus_id}", {"vendor": "0x10de", "class": "0x030000"})
+    _write(device / "power", {"runtime_status": status, "control": control})
+    return device
+
+
 def _write(folder: Path, files: Mapping[str, object]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
