@@ -83,7 +83,8 @@ class JtopSource(Listener):
 
 
 def read_client(client: Any, time_s: float) -> Reading:
-    """What a connected `jtop` object says, as telemetry. Never raises for the shape of it.
+    """What a connected `jtop` object says, as telemetry. Raises what its connection raises, and never for the shape of
+    what it says.
 
     Args:
         client: of jetson-stats.
@@ -141,13 +142,20 @@ def _fastest_mhz(devices: Iterable[Mapping[Any, Any]]) -> float | None:
 
 
 def _power_mode(client: Any) -> str | None:
-    mode = getattr(client, "nvpmodel", None)
-    name = getattr(mode, "name", None)
+    name = getattr(_property(client, "nvpmodel"), "name", None)
     return name if isinstance(name, str) and 0 < len(name) <= 64 else None
 
 
+def _property(client: Any, name: str) -> Any:
+    """A property's value, None where it stumbles over a board that it does not know. A lost connection is raised on."""
+    try:
+        return getattr(client, name, None)
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
 def _mapping(client: Any, name: str) -> Mapping[Any, Any]:
-    value = getattr(client, name, None)
+    value = _property(client, name)
     return value if isinstance(value, Mapping) else {}
 
 
