@@ -14,24 +14,7 @@ from pathlib import Path
 from nsn_edge.runtimes.doctor.device import Device
 from nsn_edge.runtimes.doctor.findings import Finding, Status
 from nsn_edge.runtimes.profiling.host import l4t_release, machine_model, read_text
-
-_JETPACK = {
-    "35.1": "5.0.2",
-    "35.2": "5.1",
-    "35.3": "5.1.1",
-    "35.4": "5.1.2",
-    "35.5": "5.1.3",
-    "35.6": "5.1.4 or 5.1.5",
-    "36.3": "6.0",
-    "36.4": "6.1 or 6.2",
-    "36.5": "6.2.2",
-    "38.2": "7.0",
-    "38.4": "7.1",
-    "39.2": "7.2",
-}
-"""By Jetson Linux release. https://developer.nvidia.com/embedded/jetpack-archive"""
-
-_JETPACK_MAJOR = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7", "39": "7"}
+from nsn_edge.runtimes.telemetry.jetson import JetsonBoard
 
 _LIBRARY_FOLDERS = (
     "usr/lib/aarch64-linux-gnu",
@@ -55,8 +38,7 @@ def jetson(device: Device) -> Iterable[Finding]:
     if not release:
         yield Finding("gpus", "Jetson", Status.ABSENT, "this is none")
         return
-    major, minor = (*release.split("."), "")[:2]
-    jetpack = _JETPACK.get(f"{major}.{minor}") or _JETPACK_MAJOR.get(major)
+    jetpack = JetsonBoard(l4t=release).jetpack
     board = machine_model(device.root) or "unknown board"
     jetpack_says = f" (JetPack {jetpack})" if jetpack else ""
     yield Finding("gpus", "Jetson", Status.PRESENT, f"{board}, L4T {release}{jetpack_says}")
