@@ -49,7 +49,7 @@ class Pi:
     def __post_init__(self) -> None:
         in_range(self, "margin_c", 0.0, 100.0)
         share(self, "sustainable", 0.0, 1.0)
-        in_range(self, "gain_per_c", 0.0, 10.0)
+        in_range(self, "gain_per_c", 0.001, 10.0)
         in_range(self, "integral_per_c_s", 0.0, 1.0)
         in_range(self, "integral_cutoff_c", 0.0, 100.0)
         share(self, "band", 0.0, 0.5)
