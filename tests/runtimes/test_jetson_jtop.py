@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import socket
 import sys
@@ -9,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 from fake_jtop import AGX_ORIN, ORIN_NANO, FakeJtop, JtopException
@@ -19,7 +20,7 @@ from sensor_tree import HandClock
 
 from nsn_edge.runtimes.telemetry import Reading
 from nsn_edge.runtimes.telemetry.jetson import JtopSource
-from nsn_edge.runtimes.telemetry.jetson.jtop import SOCKET, installed_jtop, read_client
+from nsn_edge.runtimes.telemetry.jetson.jtop import SOCKET, has_jtop, read_client
 
 PAUSES_S = (0.01,)
 
@@ -169,25 +170,40 @@ def test_a_service_that_ends_is_asked_again() -> None:
 def test_it_is_used_only_where_it_is_installed_and_its_service_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = ModuleType("jtop")
-    module.__spec__ = SimpleNamespace(name="jtop")  # as of an import
-    assert installed_jtop(tmp_path) is None, "no socket"
-    (tmp_path / "run").mkdir()
+    (tmp_path / "jtop.py").write_text("raise RuntimeError('a broken installation')")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)  # a socket's path is short
+    assert not has_jtop(tmp_path), "no socket"
+    (tmp_path / "run").mkdir()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(SOCKET)
+        assert has_jtop(tmp_path)
+        assert "jtop" not in sys.modules, "looked at, not imported"
+        (tmp_path / "jtop.py").unlink()
+        importlib.invalidate_caches()
+        assert not has_jtop(tmp_path), "not installed"
         monkeypatch.setitem(sys.modules, "jtop", None)
-        assert installed_jtop(tmp_path) is None, "not installed"
-        monkeypatch.setitem(sys.modules, "jtop", module)
-        assert installed_jtop(tmp_path) is module
-        monkeypatch.delitem(sys.modules, "jtop")
-        (tmp_path / "jtop.py").write_text("raise RuntimeError('a broken installation')")
-        monkeypatch.syspath_prepend(tmp_path)
-        assert installed_jtop(tmp_path) is None
+        assert not has_jtop(tmp_path), "blocked"
+    monkeypatch.delitem(sys.modules, "jtop")
+    (tmp_path / "jtop.py").write_text("")
     (tmp_path / SOCKET).unlink()
     (tmp_path / SOCKET).write_text("no socket")
-    monkeypatch.setitem(sys.modules, "jtop", module)
-    assert installed_jtop(tmp_path) is None
+    assert not has_jtop(tmp_path)
+
+
+def test_the_installed_module_is_imported_in_the_thread_that_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "jtop.py").write_text("raise RuntimeError('a broken installation')")
+    with JtopSource(pauses_s=PAUSES_S) as source:
+        eventually(lambda: bool(caplog.records))
+        assert source.read().temperature_c is None
+        hang = threading.Event()
+        monkeypatch.setitem(sys.modules, "jtop", FakeJtop([ORIN_NANO, hang]))
+        assert source.wait(60.0)
+        hang.set()
+    assert "a broken installation" in caplog.text
 
 
 def test_it_is_no_dependency() -> None:

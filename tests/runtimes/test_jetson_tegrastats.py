@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -201,6 +203,18 @@ def test_the_program_is_asked_for_a_line_a_second_and_found_below_the_root(tmp_p
     program.chmod(0o644)
     if os.geteuid() != 0:
         assert find_tegrastats(tmp_path) is None
+
+
+def test_an_application_that_ends_without_closing_leaves_no_child_behind(tmp_path: Path) -> None:
+    write_program(tmp_path, "tegrastats", f"echo $$ >> {tmp_path}/starts; while :; do echo '{LINE}'; sleep 0.05; done")
+    code = (
+        "from nsn_edge.runtimes.telemetry.jetson import TegrastatsSource; "
+        f"source = TegrastatsSource(({str(tmp_path / 'tegrastats')!r},)); "
+        "print(source.wait(60.0), source.read().power_mw)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "True 17946.0\n"
+    eventually(lambda: not is_running(starts(tmp_path)[0]))
 
 
 @pytest.mark.parametrize("settings", [{"max_age_s": -1.0}, {"max_age_s": float("nan")}, {"pauses_s": ()}])

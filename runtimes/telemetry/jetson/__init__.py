@@ -3,7 +3,7 @@
 jetson_telemetry()           the board's files, with tegrastats or jtop for what they do not give; None on other devices
 identify()                   which board, with which L4T and JetPack
 TegrastatsSource()           the lines of a running tegrastats
-JtopSource(module)           jetson-stats, where it is installed already
+JtopSource()                 jetson-stats, where it is installed already
 parse_line(text)             one line of tegrastats, of any generation
 """
 

@@ -53,7 +53,7 @@ _JETPACK = {
 }
 """By Jetson Linux release. https://developer.nvidia.com/embedded/jetpack-archive"""
 
-_JETPACK_GENERATION = {28: 3, 31: 4, 32: 4, 34: 5, 35: 5, 36: 6, 38: 7, 39: 7}
+_JETPACK_GENERATION = {"28": 3, "31": 4, "32": 4, "34": 5, "35": 5, "36": 6, "38": 7, "39": 7}
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class JetsonBoard:
     @property
     def jetpack_generation(self) -> int | None:
         """3 to 7; None for a release that this table does not know."""
-        return _JETPACK_GENERATION.get(int(self.l4t.partition(".")[0])) if self.l4t else None
+        return _JETPACK_GENERATION.get((self.l4t or "").partition(".")[0])
 
     @property
     def jetpack(self) -> str | None:

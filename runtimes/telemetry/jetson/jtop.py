@@ -36,18 +36,16 @@ _COLDEST_C, _HOTTEST_C = -60.0, 200.0  # a zone that is off says -256
 _FASTEST_MHZ = 10_000.0
 
 
-def installed_jtop(root: Path = Path("/")) -> Any:
-    """jetson-stats' module `jtop`, None where it is not installed, cannot be imported, or its service does not run.
+def has_jtop(root: Path = Path("/")) -> bool:
+    """Whether jetson-stats is installed for this Python and its service runs. Imports nothing.
 
     Args:
         root: where `run/jtop.sock` is.
     """
     try:
-        if not stat.S_ISSOCK((root / SOCKET).stat().st_mode) or find_spec("jtop") is None:
-            return None
-        return import_module("jtop")
-    except Exception:  # a broken installation is as good as none
-        return None
+        return stat.S_ISSOCK((root / SOCKET).stat().st_mode) and find_spec("jtop") is not None
+    except (OSError, ImportError, ValueError):
+        return False
 
 
 class JtopSource(Listener):
@@ -55,14 +53,14 @@ class JtopSource(Listener):
 
     def __init__(
         self,
-        module: Any,
+        module: Any = None,
         clock: Clock = time.monotonic,
         max_age_s: float = 5.0,
         pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
         """
         Args:
-            module: `jtop` (see `installed_jtop`).
+            module: `jtop`; imported by default, in the thread that listens.
             clock: monotonic seconds.
             max_age_s: how long what it said is given as known.
             pauses_s: before it is connected again, after it raised (JtopException, FileNotFoundError,
@@ -72,7 +70,8 @@ class JtopSource(Listener):
         self._module = module
 
     def _listen(self) -> None:
-        client = self._module.jtop()  # a new one each time: one that lost its service never finds it again
+        module = self._module or import_module("jtop")
+        client = module.jtop()  # a new one each time: one that lost its service never finds it again
         try:
             client.start()
             while not self._closing.is_set() and client.ok():

@@ -53,6 +53,7 @@ class Listener(ABC):
         self._max_age_s = max_age_s
         self._pauses_s = tuple(pauses_s)
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
         self._closing = threading.Event()
         self._first = threading.Event()
         self._latest: Reading | None = None
@@ -76,10 +77,11 @@ class Listener(ABC):
 
     def start(self) -> None:
         """Begin to listen. Starting twice, or after `close()`, is no error and does nothing."""
-        if self._thread is None and not self._closing.is_set():
-            # A daemon: a source that hangs in somebody's library must not keep the application from ending.
-            self._thread = threading.Thread(target=self._run, name=f"nsn-edge-{type(self).__name__}", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None and not self._closing.is_set():
+                # A daemon: a source that hangs in somebody's library must not keep the application from ending.
+                self._thread = threading.Thread(target=self._run, name=f"nsn-edge-{type(self).__name__}", daemon=True)
+                self._thread.start()
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Stop listening and let go of what is held, waiting at most so long. Closing twice is no error."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from nsn_edge.runtimes.telemetry.base import FIELDS, Clock, Reading
 from nsn_edge.runtimes.telemetry.jetson.board import JetsonBoard, identify
-from nsn_edge.runtimes.telemetry.jetson.jtop import JtopSource, installed_jtop
+from nsn_edge.runtimes.telemetry.jetson.jtop import JtopSource, has_jtop
 from nsn_edge.runtimes.telemetry.jetson.power_mode import Run, run_program
 from nsn_edge.runtimes.telemetry.jetson.sensors import JetsonSensors
 from nsn_edge.runtimes.telemetry.jetson.tegrastats import COMMAND, TegrastatsSource, find_tegrastats
@@ -144,7 +144,6 @@ def jetson_telemetry(
         return None if program is None else TegrastatsSource((str(program), *COMMAND[1:]), clock)
 
     def open_jtop() -> FallbackSource | None:
-        module = jtop or installed_jtop(root)
-        return None if module is None else JtopSource(module, clock)
+        return JtopSource(jtop, clock) if jtop is not None or has_jtop(root) else None
 
     return JetsonTelemetry(board, JetsonSensors(root, clock, run), (open_tegrastats, open_jtop), clock)
