@@ -24,7 +24,7 @@ import torch
 from common import ROOT, Target, arguments, publish
 from rich.table import Table
 
-from nsn_edge.adaptation import PROBE_EXAMPLES, CalibrationText, adapt_pretrained, packaged_text
+from nsn_edge.adaptation import CalibrationText, adapt_pretrained, packaged_text
 from nsn_edge.bundle import TaskSpec
 from nsn_edge.calibration import Batch, some_examples, text_batches
 from nsn_edge.corpus import documentation_corpus
@@ -32,7 +32,7 @@ from nsn_edge.datafiles import read_table, read_text
 from nsn_edge.frontier.measures import Measure, Perplexity, SimilarityOrder, SimilarityScores
 from nsn_edge.layers import at_dense, at_rank, ladder_of
 from nsn_edge.pretrained import load_pretrained
-from nsn_edge.sensitivity import allocate_
+from nsn_edge.sensitivity import PROBE_EXAMPLES, allocate_
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 from shared_data import data_root

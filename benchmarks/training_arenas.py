@@ -1,11 +1,13 @@
 """What training is tried on: a dense model, its data, and how good an answer is. Used by `training.py`.
 
-Each arena makes the dense model of a seed once; every recipe begins with a copy of it.
+Each arena makes the dense model of a seed once, and cuts it once in every way; every recipe begins with a copy.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
+import functools
 import json
 import math
 import os
@@ -18,17 +20,19 @@ from typing import Any
 
 import torch
 from common import ROOT
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
 
 from nsn_edge.bundle import TaskSpec
-from nsn_edge.calibration import ordered_text_batches
+from nsn_edge.calibration import collect_covariances, ordered_text_batches
 from nsn_edge.convert import NSNConfig, nsnify_
 from nsn_edge.evaluation import embed_texts
 from nsn_edge.ladder import RankLadder
 from nsn_edge.metrics import spearman
 from nsn_edge.pretrained import load_pretrained
+from nsn_edge.sensitivity import allocate_
 from nsn_edge.training.batches import Rows, text_rows
 from nsn_edge.training.config import TrainConfig
 from nsn_edge.training.data import Examples
@@ -41,6 +45,9 @@ from nsn_edge.training.tasks import loss_for
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 DATA = Path(os.environ.get("NSN_EDGE_DATA", ROOT.parent / "shared" / "data"))
+
+
+SECONDS, MINUTE, MINUTES = "seconds", "a minute", "minutes"
 
 
 @dataclass
@@ -64,18 +71,33 @@ class Arena:
     """Settings of every recipe here."""
     loss_function: Callable[[Any, Any], Tensor] | None = None
     """The label loss of a plain module."""
+    align: int = 8
+    """Ranks of layers are multiples of this."""
+    probes: Sequence[Any] = ()
+    """Model inputs to measure sensitivity on."""
+    cut: dict[tuple[str, str], nn.Module] = field(default_factory=dict)
+    """What `nested` made already."""
 
-    def nested(self, method: str) -> nn.Module:
-        """A copy, cut by `whitened` or `svd`."""
-        from nsn_edge.calibration import collect_covariances
+    @functools.cached_property
+    def dense_score(self) -> float:
+        """Of the model before it is cut."""
+        return self.score(self.dense)
 
-        model = dense_copy(self.dense, frozen=False).eval()
-        names = {layer.name for layer in self.ladder.layers}
-        covariances = None
-        if method == "whitened":
-            covariances = collect_covariances(model, self.calibration, lambda _, name: name in names)
-        nest_like_(model, self.ladder, covariances)
-        return model
+    def nested(self, method: str, allocate: str) -> nn.Module:
+        """A copy, cut by `whitened` or `svd`, its ranks by layer `uniform` or by `sensitivity`."""
+        if (method, allocate) not in self.cut:
+            model = dense_copy(self.dense, frozen=False).eval()
+            names = {layer.name for layer in self.ladder.layers}
+            covariances = None
+            if method == "whitened":
+                covariances = collect_covariances(model, self.calibration, lambda _, name: name in names)
+            nest_like_(model, self.ladder, covariances)
+            self.cut[method, "uniform"] = model
+            if allocate == "sensitivity":
+                model = copy.deepcopy(model)
+                allocate_(model, self.probes, self.spec, self.align)
+                self.cut[method, allocate] = model
+        return copy.deepcopy(self.cut[method, allocate])
 
     def loss(self, config: TrainConfig) -> VariantLoss:
         """The loss of a rank."""
@@ -87,7 +109,7 @@ class Arena:
         return {"labels": labels, "distill": distillation, "mixed": mixed}[config.objective]
 
 
-def digits(seed: int, quick: bool) -> Arena:
+def digits(seed: int, quick: bool, kept: Path) -> Arena:
     """Scikit-learn's digits and a network of three layers: no data to fetch, seconds."""
     from digits import Digits, accuracy, trained_reader
 
@@ -105,11 +127,13 @@ def digits(seed: int, quick: bool) -> Arena:
         spec=TaskSpec("custom"),
         score=lambda model: 100 * accuracy(model, held_out),
         settings={"steps": 60 if quick else 150, "batch_size": 64, "learning_rate": 1e-2},
+        align=1,
+        probes=[train.pixels[:256]],
         loss_function=lambda outputs, batch: cross_entropy(outputs, batch["labels"]),
     )
 
 
-def clinc(seed: int, quick: bool) -> Arena:
+def clinc(seed: int, quick: bool, kept: Path) -> Arena:
     """CLINC150 intents with MiniLM: the dense model is fine-tuned first, with its new head."""
     data = json.loads((DATA / "clinc150" / "data_full.json").read_bytes())
     pretrained = load_pretrained()
@@ -121,8 +145,13 @@ def clinc(seed: int, quick: bool) -> Arena:
     dense, ladder = with_new_head(body, "text-classification", labels, seed)
     examples = Examples("clinc150", [text for text, _ in train], labels=[label for _, label in train])
     rows = text_rows(pretrained.tokenizer, examples, ids, 64)
-    _fine_tune(dense, rows, seed, steps=40 if quick else 2 * 469, learning_rate=5e-4)
-    judged = test[:: 15 if quick else 3]
+    file = kept / f"clinc-{seed}.safetensors"
+    if file.is_file():
+        load_model(dense, file)
+    else:
+        _fine_tune(dense, rows, seed, steps=40 if quick else 2 * 469, learning_rate=5e-4)
+        save_model(dense, str(file))
+    judged = test[:: 15 if quick else 2]
     batches = ordered_text_batches(pretrained.tokenizer, [text for text, _ in judged], 64, 64)
     truth = [ids[label] for _, label in judged]
     return Arena(
@@ -132,13 +161,14 @@ def clinc(seed: int, quick: bool) -> Arena:
         ladder=ladder,
         rows=rows,
         calibration=rows.batches(32, 100 if quick else 1000),
+        probes=rows.batches(32, 64),
         spec=TaskSpec("text-classification"),
         score=lambda model: _accuracy(model, batches, truth),
         settings={"steps": 15 if quick else 469, "batch_size": 32, "learning_rate": 1e-3},
     )
 
 
-def stsb(seed: int, quick: bool) -> Arena:
+def stsb(seed: int, quick: bool, kept: Path) -> Arena:
     """Sentence embeddings of MiniLM, distilled on STS-B's training sentences, judged on its test scores."""
     pretrained = load_pretrained()
     columns = ["sentence1", "sentence2", "score"]
@@ -162,6 +192,7 @@ def stsb(seed: int, quick: bool) -> Arena:
         ladder=_ladder(pretrained.model, NSNConfig("svd")),
         rows=rows,
         calibration=rows.batches(32, 100 if quick else 1000),
+        probes=rows.batches(32, 64),
         spec=pretrained.task,
         score=score,
         has_labels=False,
@@ -169,11 +200,12 @@ def stsb(seed: int, quick: bool) -> Arena:
     )
 
 
-def stories(seed: int, quick: bool) -> Arena:
+def stories(seed: int, quick: bool, kept: Path) -> Arena:
     """The Llama of 260,000 parameters on texts of its own: perplexity, less is better."""
-    from stories260k import BOS, load_model
+    from stories260k import BOS
+    from stories260k import load_model as load_stories
 
-    model = load_model(DATA / "stories260K")
+    model = load_stories(DATA / "stories260K")
     torch.manual_seed(seed)
     with torch.no_grad():
         samples = [
@@ -203,6 +235,8 @@ def stories(seed: int, quick: bool) -> Arena:
         ladder=_ladder(model, NSNConfig("svd", align=1)),
         rows=rows,
         calibration=rows.batches(32, 256),
+        probes=rows.batches(16, 32),
+        align=1,
         spec=TaskSpec("text-generation"),
         score=perplexity,
         higher_is_better=False,
@@ -210,13 +244,26 @@ def stories(seed: int, quick: bool) -> Arena:
     )
 
 
-ARENAS: dict[str, tuple[Callable[[int, bool], Arena], str | None]] = {
-    "digits": (digits, None),
-    "stories": (stories, "stories260K"),
-    "clinc": (clinc, "clinc150"),
-    "stsb": (stsb, "stsb"),
+@dataclass(frozen=True)
+class ArenaKind:
+    """How an arena is made, and what that takes."""
+
+    make: Callable[[int, bool, Path], Arena]
+    """From a seed, whether to be quick, and a folder that keeps what takes long."""
+    folder: str | None
+    """Of data that it needs."""
+    one_recipe: str = SECONDS
+    """How long one takes."""
+    has_labels: bool = True
+
+
+ARENAS = {
+    "clinc": ArenaKind(clinc, "clinc150", MINUTES),
+    "stsb": ArenaKind(stsb, "stsb", MINUTES, has_labels=False),
+    "stories": ArenaKind(stories, "stories260K", MINUTE),
+    "digits": ArenaKind(digits, None),
 }
-"""By name: how it is made, and the folder of data that it needs."""
+"""By name, the longest first."""
 
 
 def _ladder(dense: nn.Module, config: NSNConfig) -> RankLadder:

@@ -19,10 +19,10 @@ from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.convert import NSNConfig, filter_of, nsnify_, refactorize_
 from nsn_edge.corpus import documentation_corpus
 from nsn_edge.errors import UnsupportedModelError, UsageError
-from nsn_edge.layers import nsn_layers
+from nsn_edge.layers import ladder_of, nsn_layers
 from nsn_edge.pretrained import MINILM, Pretrained, load_pretrained
 from nsn_edge.progress import Progress, silent
-from nsn_edge.sensitivity import allocate_, model_damage, rank_within
+from nsn_edge.sensitivity import PROBE_EXAMPLES, allocate_, judged_damage
 
 # Measured on MiniLM, packaged text: Spearman on held-out sentences at 50 % of the linear FLOPs is 0.824 with 100
 # sentences, 0.835 with 300, 0.843 with 600 (16,300 tokens), 0.846 with all 1,083; 500 took 8 s on two cores.
@@ -31,10 +31,6 @@ DEFAULT_SENTENCES = 600
 ALLOCATIONS = ("uniform", "sensitivity")
 """How the budget is shared among layers."""
 
-PROBE_EXAMPLES = 64
-"""On how many examples sensitivity is measured: a pass over them for every layer."""
-
-_JUDGED_FRACTIONS = (0.5, 0.25)  # of the linear FLOPs, when a method is chosen
 _HELD_OUT_EVERY = 5
 
 _LONGEST = 512  # tokens; longer calibration texts tell no more about a layer's inputs and cost quadratic attention
@@ -156,8 +152,12 @@ def adapt_pretrained(
             provenance["calibration_tokens"] = covariances.tokens
     if allocate == "sensitivity":
         probes = some_examples(inputs, PROBE_EXAMPLES)
-        allocate_(pretrained.model, probes, pretrained.task, config.align, progress)
-        provenance |= {"allocation": allocate, "allocation_examples": sum(map(batch_size, probes))}
+        uniform = ladder_of(pretrained.model)
+        ladder = allocate_(pretrained.model, probes, pretrained.task, config.align, progress)
+        provenance |= {
+            "allocation": "uniform" if ladder == uniform else allocate,
+            "allocation_examples": sum(map(batch_size, probes)),
+        }
     return Checkpoint(pretrained.model, pretrained.task, pretrained.name, provenance, pretrained.assets)
 
 
@@ -172,16 +172,10 @@ def _cut_the_better_way(
     kept, held_out = _split(inputs)
     covariances = StreamedCovariances(model, kept, filter_of(config), most_bytes=math.inf, progress=progress)
     next(iter(covariances.values()))  # collected while the model is still dense
-    ladder = nsnify_(model, replace(config, method="svd", keep_dense=True), progress=progress)
-    judged_at = sorted({rank_within(ladder, fraction) for fraction in _JUDGED_FRACTIONS})
-
-    def damage() -> float:
-        # The geometric mean, so that the lower rung's larger damage does not decide alone.
-        return math.prod(model_damage(model, held_out, rank, task) for rank in judged_at) ** (1 / len(judged_at))
-
-    damages = {"svd": damage()}
+    nsnify_(model, replace(config, method="svd", keep_dense=True), progress=progress)
+    damages = {"svd": judged_damage(model, held_out, task)}
     refactorize_(model, covariances, progress)
-    damages["whitened"] = damage()
+    damages["whitened"] = judged_damage(model, held_out, task)
     best = min(damages, key=lambda method: damages[method])
     if best == "svd":
         refactorize_(model, None, progress)

@@ -12,6 +12,7 @@ labels and no gradients: one forward pass per layer and batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ PROBE_FRACTION = 0.25
 """Layers are cut one at a time to their uniform rank at this share of the linear FLOPs. Measured on MiniLM, at 25 % and
 at 50 % the allocations come out alike; the deeper cut stands further above rounding."""
 
+PROBE_EXAMPLES = 64
+"""On how many examples sensitivity is measured: a pass over them for every layer."""
+
+JUDGED_FRACTIONS = (0.5, 0.25)
+"""Where two ways to cut a model are compared: shares of the linear FLOPs."""
+
 
 def allocate_(
     model: nn.Module,
@@ -54,7 +61,8 @@ def allocate_(
         progress: hears of every batch.
 
     Returns:
-        The model's new ladder, without rungs.
+        The model's new ladder, without rungs. The old one where that does less damage to these inputs: damages are
+        measured one layer at a time, and in a network of three small layers they say little of all cut together.
 
     Raises:
         UsageError: no batches.
@@ -62,6 +70,7 @@ def allocate_(
     """
     layers = nsn_layers(model)
     ladder = ladder_of(model)
+    before = judged_damage(model, batches, task)
     probe = ladder.layer_ranks(rank_within(ladder, PROBE_FRACTION))
     probe = {name: min(rank, max(layers[name].full_rank - 1, 1)) for name, rank in probe.items()}
     measured = layer_damages(model, batches, probe, task, progress)
@@ -72,9 +81,29 @@ def allocate_(
         ],
         align,
     )
-    for nested in curves.layers:
+    _set_curves_(model, curves)
+    if judged_damage(model, batches, task) <= before:
+        return curves
+    _set_curves_(model, ladder)
+    return ladder
+
+
+def judged_damage(model: nn.Module, batches: Sequence[Batch], task: TaskSpec | None = None) -> float:
+    """The model's damage at `JUDGED_FRACTIONS`; the geometric mean, so that the lowest rung does not decide alone.
+
+    Raises:
+        UsageError: no batches.
+        NsnEdgeError: the model's output is not finite.
+    """
+    ladder = ladder_of(model)
+    ranks = sorted({rank_within(ladder, fraction) for fraction in JUDGED_FRACTIONS})
+    return math.prod(model_damage(model, batches, rank, task) for rank in ranks) ** (1 / len(ranks))
+
+
+def _set_curves_(model: nn.Module, ladder: RankLadder) -> None:
+    layers = nsn_layers(model)
+    for nested in ladder.layers:
         layers[nested.name].curve = nested.curve
-    return curves
 
 
 def rank_within(ladder: RankLadder, fraction: float) -> int:

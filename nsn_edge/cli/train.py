@@ -31,6 +31,11 @@ def _settings(function: _Command) -> _Command:
         click.option("--draws", type=int, help="How many ranks a step draws. Default: 2."),
         click.option("--lean", type=float, help="Draw small ranks more often, by rank**-lean. Default: 0."),
         click.option("--widen", type=float, help="Share of the steps over which the ranks widen downwards."),
+        click.option(
+            "--allocate",
+            type=click.Choice(["keep", "sensitivity"]),
+            help="Ranks of each layer where the dense model was trained and is cut anew. Default: sensitivity.",
+        ),
         click.option("--train", "trained", type=click.Choice(["factors", "all"]), help="What is trained."),
         click.option("--steps", type=int, help="Optimiser steps, in place of --epochs."),
         click.option("--epochs", type=float, help="Passes over the data. Default: 1."),

@@ -14,6 +14,7 @@ from nsn_edge.training.ranks import PLANS, POOLS, RankSampler, rank_pool
 
 OBJECTIVES = ("labels", "distill", "mixed")
 PRECISIONS = ("fp32", "bf16", "fp16")
+ALLOCATIONS = ("keep", "sensitivity")
 TRAINED = ("factors", "all")
 """What is trained: the factors alone, so that everything else still fits the dense original, or every parameter."""
 
@@ -25,6 +26,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "plan": "anchor",
         "draws": 1,
         "widen": 0.5,
+        "allocate": "keep",
         "trained": "all",
     },
 }
@@ -37,6 +39,7 @@ _CHOICES = {
     "plan": PLANS,
     "ranks": POOLS,
     "precision": PRECISIONS,
+    "allocate": ALLOCATIONS,
     "trained": TRAINED,
 }
 
@@ -69,6 +72,9 @@ class TrainConfig:
     """How much more often small ranks are drawn: by `rank ** -lean`. 0 draws all alike, 1 every octave alike."""
     widen: float = 0.0
     """The curriculum: over this share of the steps the span of ranks widens downwards."""
+    allocate: str = "sensitivity"
+    """Which layer gets how much of a rank where the trained dense model is cut anew: `sensitivity`, or `keep` for the
+    checkpoint's own curves."""
     trained: str = "factors"
     """`factors` alone, so that the dense original stays the top rung, or `all`, which gives the original up."""
     steps: int | None = None

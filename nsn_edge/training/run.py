@@ -28,6 +28,7 @@ from nsn_edge.checkpoint import Checkpoint, is_checkpoint_folder
 from nsn_edge.errors import RankError, UsageError
 from nsn_edge.ladder import RankLadder
 from nsn_edge.progress import Progress, silent
+from nsn_edge.sensitivity import PROBE_EXAMPLES, allocate_
 from nsn_edge.training import runfolder, saving
 from nsn_edge.training.arguments import training_arguments
 from nsn_edge.training.config import TrainConfig
@@ -246,6 +247,9 @@ class _Job:
                 batches = self.rows.batches(self.config.batch_size, _CALIBRATION_ROWS)
                 covariances = collect_covariances(dense, batches, lambda _, name: name in names, self.progress)
             nest_like_(dense.cpu(), ladder, covariances, self.progress)
+            if self.config.allocate == "sensitivity":
+                probes = self.rows.batches(self.config.batch_size, PROBE_EXAMPLES)
+                allocate_(dense, probes, self.spec, ladder.layers[0].curve.align, self.progress)
             # What the first cut was calibrated on no longer says anything.
             provenance = {k: v for k, v in self.original.provenance.items() if not k.startswith("calibration")}
             if covariances is not None:

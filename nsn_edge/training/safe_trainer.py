@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from nsn_edge.errors import MissingDependencyError, TrainingError
@@ -72,9 +73,11 @@ class SafeTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Texts of like length in one batch, where the arguments ask for it (`group_by_length`) and lengths differ."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        lengths = getattr(dataset, "lengths", None)
-        if not self.args.group_by_length or lengths is None:
+        if not self.args.group_by_length or not hasattr(dataset, "lengths"):
             return super()._get_train_sampler(train_dataset)
+        lengths = dataset.lengths
+        if lengths is None:
+            return RandomSampler(dataset)
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthGroupedSampler(lengths, step, self.args.seed)
 

@@ -116,8 +116,8 @@ def test_the_method_is_chosen_on_what_was_not_calibrated_on(embedder_folder: Pat
 def test_plain_svd_is_kept_where_it_is_better(embedder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = CalibrationText(["the cat sat", "a dog ran", "she saw it", "he ran", "they sat"] * 2, "ten lines")
     plain = adapt(embedder_folder, config=NSNConfig("svd"))
-    answers = iter([0.1, 0.1, 0.9, 0.9])
-    monkeypatch.setattr("nsn_edge.adaptation.model_damage", lambda *_: next(answers))
+    answers = iter([0.1, 0.9])
+    monkeypatch.setattr("nsn_edge.adaptation.judged_damage", lambda *_: next(answers))
     chosen = adapt(embedder_folder, text=text, choose_method=True)
     assert chosen.provenance["method"] == "svd"
     pairs = zip(nsn_layers(chosen.model).values(), nsn_layers(plain.model).values(), strict=True)

@@ -53,6 +53,21 @@ def test_a_layer_that_hardly_matters_gives_its_ranks_away() -> None:
     assert model_damage(model, x, 8) < before
 
 
+def test_ranks_stay_as_they_are_where_that_does_less_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TwoRoads()
+    x = [torch.randn(16, 32, generator=torch.Generator().manual_seed(1))]
+    uniform = nsnify_(model, NSNConfig("svd", align=4))
+    seen = []
+
+    def damage(model: nn.Module, *_: object) -> float:
+        seen.append(ladder_of(model))
+        return float(len(seen))
+
+    monkeypatch.setattr("nsn_edge.sensitivity.judged_damage", damage)
+    assert allocate_(model, x, align=4) == uniform == ladder_of(model)
+    assert seen[0] == uniform != seen[1]
+
+
 def test_one_layer_at_a_time_is_what_it_says(bert, batch) -> None:
     """Parity with cutting a single layer by hand, and nothing left behind."""
     nsnify_(bert, NSNConfig("svd", align=1))

@@ -96,3 +96,12 @@ def test_the_trainer_takes_the_order_where_it_is_asked_to_and_rows_differ(tmp_pa
         ).train()
         padded[grouped] = sum(model.seen)
     assert padded[True] < 0.7 * padded[False]
+
+
+def test_rows_without_lengths_or_all_alike_need_no_order() -> None:
+    def collate(rows: object) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    assert Rows([{"pixels": torch.zeros(3)}], collate).lengths is None
+    assert Rows([{"input_ids": [1, 2]}, {"input_ids": [3, 4]}], collate).lengths is None
+    assert Rows([{"input_ids": [1]}, {"input_ids": [3, 4]}], collate).lengths == [1, 2]

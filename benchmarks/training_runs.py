@@ -1,0 +1,182 @@
+"""One data set with one seed: every recipe trained, every rank scored. Used by `training.py`, in a process of its own.
+
+What is done is kept in a folder, recipe by recipe, so an interrupted benchmark goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from training_arenas import ARENAS, MINUTES, SECONDS, Arena
+from training_recipes import ALWAYS, CHEAP, RECIPES, Recipe
+from transformers import TrainingArguments
+
+from nsn_edge.atomic import atomic_write_bytes
+from nsn_edge.errors import RankError
+from nsn_edge.ladder import RankLadder
+from nsn_edge.layers import at_rank, ladder_of
+from nsn_edge.training.config import TrainConfig
+from nsn_edge.training.dense import dense_copy
+from nsn_edge.training.objectives import weighting
+from nsn_edge.training.ranks import RankSampler
+from nsn_edge.training.trainer import NSNTrainer
+
+RUNGS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15)
+BETWEEN = (0.6, 0.42, 0.3, 0.2)
+
+Row = dict[str, Any]
+
+
+def run_unit(name: str, seed: int, quick: bool, words: tuple[str, ...], kept: Path) -> list[Row]:
+    """Every recipe of a data set and seed. `words`: only recipes whose name holds one of them; none for all."""
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    recipes = [
+        recipe
+        for recipe in RECIPES
+        if _applies(recipe, name, seed) and (not words or any(word in recipe.name for word in words))
+    ]
+    files = {recipe.name: kept / f"{name}-{seed}-{_slug(recipe.name)}.json" for recipe in recipes}
+    found = {recipe.name: _read(files[recipe.name], recipe) for recipe in recipes}
+    arena: Arena | None = None
+    for recipe in recipes:
+        if found[recipe.name] is not None:
+            continue
+        if arena is None:
+            _say(start, f"{name}, seed {seed}: dense")
+            arena = ARENAS[name].make(seed, quick, kept)
+        _say(start, f"{name}, seed {seed}: {recipe.name}")
+        rows = run(arena, recipe, seed)
+        text = json.dumps({"recipe": recipe.to_json(), "rows": rows})
+        atomic_write_bytes(files[recipe.name], text.encode())
+        found[recipe.name] = rows
+    return [row for rows in found.values() if rows is not None for row in rows]
+
+
+def run(arena: Arena, recipe: Recipe, seed: int) -> list[Row]:
+    """Train by a recipe, and score every rank."""
+    model = arena.nested(recipe.method, recipe.allocate)
+    ladder = ladder_of(model)
+    seconds = 0.0
+    found = []
+    for fraction, rank in ranks_of(ladder).items():
+        if recipe.kind == "separate" and fraction in BETWEEN:
+            continue
+        if recipe.kind == "separate":
+            model = arena.nested(recipe.method, recipe.allocate)
+            seconds += train(arena, model, recipe, seed, only=rank)
+        elif fraction == RUNGS[0] and recipe.kind != "untrained":
+            seconds = train(arena, model, recipe, seed, only=ladder.max_rank if recipe.kind == "single" else None)
+        model.eval()
+        with at_rank(model, rank):
+            score = arena.score(model)
+        found.append(
+            {
+                "arena": arena.name,
+                "unit": arena.unit,
+                "recipe": recipe.name,
+                "seed": seed,
+                "rank": rank,
+                "flops_fraction": ladder.flops_fraction(rank),
+                "wanted_fraction": fraction,
+                "between": fraction in BETWEEN,
+                "score": score,
+                "dense_score": arena.dense_score,
+                "train_s": seconds,
+            }
+        )
+    return found
+
+
+def train(arena: Arena, model: torch.nn.Module, recipe: Recipe, seed: int, only: int | None) -> float:
+    """One run of `NSNTrainer`; its seconds."""
+    ladder = ladder_of(model)
+    settings = {**arena.settings, **recipe.config}
+    settings["learning_rate"] *= recipe.rate
+    if not arena.has_labels:
+        settings["objective"] = "distill"
+    if settings.get("ranks") == "ladder":
+        settings["rungs"] = tuple(rank for fraction, rank in ranks_of(ladder).items() if fraction in RUNGS)
+    if "highest" in settings:
+        settings["highest"] = min(settings["highest"], ladder.max_rank)
+    config = TrainConfig(**settings, seed=seed)
+    assert config.steps is not None
+    sampler = config.sampler(ladder, config.steps)
+    if only is not None:
+        sampler = RankSampler((only,), ladder.max_rank, draws=1, seed=seed)
+    loss = arena.loss(config)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="nsn-edge-bench-") as folder:
+        arguments = TrainingArguments(
+            folder,
+            max_steps=config.steps,
+            per_device_train_batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            warmup_ratio=config.warmup,
+            weight_decay=config.weight_decay,
+            seed=seed,
+            group_by_length=True,
+            report_to=[],
+            disable_tqdm=True,
+            save_strategy="no",
+            use_cpu=True,
+            dataloader_pin_memory=False,
+        )
+        NSNTrainer(
+            model,
+            arguments,
+            sampler=sampler,
+            loss=loss,
+            weights=weighting(config.weights, sampler.count),
+            teacher=dense_copy(model, frozen=True) if loss.needs_teacher else None,
+            trained=config.trained,
+            train_dataset=arena.rows,
+            data_collator=arena.rows.collate,
+        ).train()
+    return time.perf_counter() - start
+
+
+def ranks_of(ladder: RankLadder) -> dict[float, int]:
+    """The rank of every share of the linear FLOPs that the model can take; the anchor first."""
+    ranks = {RUNGS[0]: ladder.max_rank}
+    for fraction in (*RUNGS[1:], *BETWEEN):
+        try:
+            ranks[fraction] = ladder.rank_for_fraction(fraction)
+        except RankError:
+            continue
+    return ranks
+
+
+def _applies(recipe: Recipe, name: str, seed: int) -> bool:
+    """Whether a recipe is tried on a data set. Without labels there is no cross-entropy: distillation stands in for
+    it, and what is then the same recipe twice is tried once."""
+    kind = ARENAS[name]
+    if kind.one_recipe != SECONDS and recipe.where != ALWAYS and seed != 0:
+        return False
+    if kind.one_recipe == MINUTES and recipe.where == CHEAP:
+        return False
+    if kind.has_labels:
+        return True
+    return recipe.kind == "untrained" or recipe.name in ("paper", "default", "default - sensitivity")
+
+
+def _read(file: Path, recipe: Recipe) -> list[Row] | None:
+    """What was kept of a recipe, if it was this one."""
+    if not file.is_file():
+        return None
+    document = json.loads(file.read_bytes())
+    return document["rows"] if document["recipe"] == recipe.to_json() else None
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
+
+
+def _say(start: float, words: str) -> None:
+    print(f"{time.perf_counter() - start:6.0f} s  {words}", file=sys.stderr, flush=True)
