@@ -32,8 +32,8 @@ class Recipe:
     allocate: str = "sensitivity"
     """Which layer gets how much of a rank: `uniform` or `sensitivity`."""
     where: str = CHEAP
-    """`always`, with every seed; `once`: with the first seed, except where a recipe takes seconds; `cheap`: the same, and
-    not at all where one takes minutes."""
+    """`always`, with every seed; `once`: with the first seed, except where a recipe takes seconds; `cheap`: the same,
+    and not at all where one takes minutes."""
     rate: float = 1.0
     """Times the data's own learning rate."""
 
@@ -87,7 +87,7 @@ RECIPES = (
     _default("default", ALWAYS),
     _default("default - sensitivity", ONCE, allocate="uniform"),
     _default("default - whitening", method="svd", allocate="uniform"),
-    _default("default - leaning", lean=0.0),
+    _default("default + small ranks more often", lean=1.0),
     _default("default - labels", objective="distill"),
     _default("default - distillation", objective="labels"),
     _default("default + sandwich", plan="sandwich", draws=1),

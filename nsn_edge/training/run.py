@@ -23,7 +23,7 @@ import torch
 from nsn_edge._version import __version__
 from nsn_edge.atomic import check_replaceable
 from nsn_edge.bundle import TaskSpec
-from nsn_edge.calibration import collect_covariances
+from nsn_edge.calibration import batch_size, collect_covariances
 from nsn_edge.checkpoint import Checkpoint, is_checkpoint_folder
 from nsn_edge.errors import RankError, UsageError
 from nsn_edge.ladder import RankLadder
@@ -247,14 +247,16 @@ class _Job:
                 batches = self.rows.batches(self.config.batch_size, _CALIBRATION_ROWS)
                 covariances = collect_covariances(dense, batches, lambda _, name: name in names, self.progress)
             nest_like_(dense.cpu(), ladder, covariances, self.progress)
-            if self.config.allocate == "sensitivity":
-                probes = self.rows.batches(self.config.batch_size, PROBE_EXAMPLES)
-                allocate_(dense, probes, self.spec, ladder.layers[0].curve.align, self.progress)
             # What the first cut was calibrated on no longer says anything.
             provenance = {k: v for k, v in self.original.provenance.items() if not k.startswith("calibration")}
             if covariances is not None:
                 provenance["calibration_text"] = self.source.data
                 provenance["calibration_tokens"] = max(covariance.tokens for covariance in covariances.values())
+            if self.config.allocate == "sensitivity":
+                probes = self.rows.batches(self.config.batch_size, PROBE_EXAMPLES)
+                allocated = allocate_(dense, probes, self.spec, ladder.layers[0].curve.align, self.progress)
+                if allocated != ladder:
+                    provenance |= {"allocation": "sensitivity", "allocation_examples": sum(map(batch_size, probes))}
             replace(self.original, model=dense, task=self.spec, provenance=provenance).save(folder)
         self._wait()
 

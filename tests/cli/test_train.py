@@ -77,6 +77,22 @@ def test_a_classifier_from_an_encoder_to_a_bundle_that_answers(
     np.testing.assert_allclose(answer.outputs["logits"], expected, rtol=1e-3, atol=1e-4)
 
 
+def test_ranks_per_layer_follow_the_new_task_unless_they_are_kept(
+    checkpoint: Path, labelled: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two layers of this encoder are alike, so whether sensitivity helps it is a matter of noise: it does here."""
+    monkeypatch.setattr("nsn_edge.sensitivity.judged_damage", lambda *_: 1.0)
+    line = ("train", checkpoint, "--data", labelled, "--task", "text-classification", *FEW)
+    curves = {}
+    for way in ("keep", "sensitivity"):
+        assert run(*line, "-o", tmp_path / way, "--allocate", way).code == 0
+        trained = Checkpoint.load(tmp_path / way)
+        curves[way] = [layer.curve for layer in trained.ladder.layers]
+        assert trained.provenance.get("allocation") == (None if way == "keep" else way)
+    assert curves["keep"] == [layer.curve for layer in Checkpoint.load(checkpoint).ladder.layers]
+    assert curves["sensitivity"] != curves["keep"]
+
+
 def test_an_embedder_is_distilled_without_labels_and_its_original_stays(
     checkpoint: Path, run: Run, tmp_path: Path
 ) -> None:
