@@ -3,6 +3,7 @@
 device_telemetry()     all sensors of this device, whatever it is
 linux_telemetry()      batteries, mains and thermal zones alone
 load_trace(csv)        a recorded or scripted trace; ReplaySource(trace) plays it on a clock
+TraceWriter(csv)       records one
 NvmlTelemetry()        an NVIDIA GPU; NvmlGpu is the GPU itself
 NoTelemetry()          a device without sensors
 Aged, Combined, Guarded    sources made of sources
@@ -20,6 +21,7 @@ from nsn_edge.runtimes.telemetry.linux import linux_telemetry
 from nsn_edge.runtimes.telemetry.nvml import NvmlGpu
 from nsn_edge.runtimes.telemetry.nvml_telemetry import NvmlTelemetry
 from nsn_edge.runtimes.telemetry.rapl import LinuxRapl
+from nsn_edge.runtimes.telemetry.recording import TraceWriter
 from nsn_edge.runtimes.telemetry.replay import ReplaySource, TelemetryTrace, load_trace
 from nsn_edge.runtimes.telemetry.sampler import Sampler
 from nsn_edge.runtimes.telemetry.thermal import LinuxThermal
@@ -45,6 +47,7 @@ __all__ = [
     "Sampler",
     "TelemetrySource",
     "TelemetryTrace",
+    "TraceWriter",
     "WallClock",
     "Work",
     "chances",

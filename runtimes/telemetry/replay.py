@@ -1,50 +1,38 @@
-"""A telemetry trace: rows of readings from a CSV file, to be simulated or replayed as a source.
+"""A telemetry trace: rows of readings from a file, to be simulated or replayed as a source.
 
     # lines that begin with a hash are comments
     time_s,battery_pct,on_mains,temperature_c,power_mw
     0,80,1,45.5,
     5,80,0,46.0,7400
 
-| column                | meaning                                        | required |
-|-----------------------|------------------------------------------------|----------|
-| `time_s`              | seconds, never falling; never empty            | yes      |
-| `battery_pct`         | 0..100                                         | yes      |
-| `on_mains`            | 0 or 1                                         | yes      |
-| `temperature_c`       | degrees C                                      | yes      |
-| `temperature_limit_c` | where the device begins to throttle, degrees C | no       |
-| `throttling`          | 0 or 1                                         | no       |
-| `power_mw`            | milliwatts                                     | no       |
+`trace_columns` says what a row may hold. Logs of other tools are recognised: of jtop (`jtop_log`) and nvidia-smi
+(`nvidia_smi_log`) by their headers, of tegrastats by its first line (`jetson.tegrastats_log`).
 
-An empty cell is an unknown value. Other columns are left alone. A log of jtop is recognised by its header (`jtop_log`),
-one of tegrastats by its first line (`jetson.tegrastats_log`).
+Where rows are missing, a row stands for `MAX_AGE_S`, or three steps of the trace if those are longer; then everything
+is unknown until the next row, as it would have been on the device.
 """
 
 from __future__ import annotations
 
 import bisect
 import csv
-import re
+import io
+import itertools
+import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nsn_edge.errors import TraceError
-from nsn_edge.runtimes.telemetry import jtop_log
+from nsn_edge.runtimes.telemetry import jtop_log, nvidia_smi_log
 from nsn_edge.runtimes.telemetry.base import Clock, Reading
 from nsn_edge.runtimes.telemetry.jetson import tegrastats_log
+from nsn_edge.runtimes.telemetry.trace_columns import REQUIRED_COLUMNS, parse_rows
 
-REQUIRED_COLUMNS = ("time_s", "battery_pct", "on_mains", "temperature_c")
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_LARGEST = 1e12
-_RANGES = {
-    "time_s": (-_LARGEST, _LARGEST),
-    "battery_pct": (0.0, 100.0),
-    "temperature_c": (-100.0, 250.0),
-    "temperature_limit_c": (-100.0, 250.0),
-    "power_mw": (0.0, _LARGEST),
-}
+MAX_AGE_S = 10.0
+"""How long a reading may be used on a device, by default."""
+_STEPS = 3.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +45,9 @@ class TelemetryTrace:
     """At least one; `time_s` never falls."""
     lines: tuple[int, ...] = field(default=(), compare=False)
     """Of the file, one per reading, for messages; empty for a trace that is from no file."""
+
+    gaps: tuple[tuple[float, float], ...] = field(default=(), compare=False)
+    """Where rows were missing: from when on everything is unknown, and until when."""
 
     def __post_init__(self) -> None:
         if not self.readings:
@@ -97,7 +88,9 @@ class ReplaySource:
 
 
 def load_trace(path: Path | str) -> TelemetryTrace:
-    """Read a trace in this module's format, or a log of jtop or tegrastats.
+    """Read a trace in this project's format, or a log of jtop, nvidia-smi or tegrastats.
+
+    A last line that was cut, as by a kill, is left out: one without its end that holds fewer cells than the header.
 
     Raises:
         TraceError: the file is missing, empty or not CSV, lacks a column, or has a cell that is not a number, lies out
@@ -107,26 +100,32 @@ def load_trace(path: Path | str) -> TelemetryTrace:
     if tegrastats_log.is_tegrastats_log(path):
         return load_tegrastats_log(path)
     (header_line, header), *body = _read_rows(path)
+    if nvidia_smi_log.is_nvidia_smi_row(header):
+        raise TraceError(
+            f"{path}, line {header_line}: a log of nvidia-smi without its header", "log it without noheader"
+        )
     if repeated := [column for column in header if header.count(column) > 1]:
         raise TraceError(f"{path}, line {header_line}: two columns are named {repeated[0]!r}", "name each column once")
     if not body:
         raise TraceError(f"{path} has a header and no rows", "a trace has at least one row below its header")
+    if nvidia_smi_log.is_nvidia_smi_header(header):
+        return _trace(path, nvidia_smi_log.parse(path, (header_line, header), body))
     for line, cells in body:
         if len(cells) != len(header):
             raise TraceError(
                 f"{path}, line {line}: {len(cells)} cells under a header of {len(header)}",
                 "was the file cut? an unknown value is an empty cell",
             )
-    lines = tuple(line for line, _ in body)
     table = [(line, dict(zip(header, cells, strict=True))) for line, cells in body]
     if jtop_log.is_jtop_header(header):
-        return TelemetryTrace(path.name, jtop_log.parse(path, table), lines)
+        return _trace(path, zip((line for line, _ in table), jtop_log.parse(path, table), strict=True))
     if missing := [column for column in REQUIRED_COLUMNS if column not in header]:
         raise TraceError(
             f"{path}, line {header_line}: the trace lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}",
             f"it has {', '.join(header)}; leave the cells of an unknown value empty",
         )
-    return TelemetryTrace(path.name, _readings([_Row(f"{path}, line {line}", cells) for line, cells in table]), lines)
+    readings = parse_rows([(f"{path}, line {line}", cells) for line, cells in table])
+    return _trace(path, zip((line for line, _ in table), readings, strict=True))
 
 
 def load_tegrastats_log(path: Path | str, interval_s: float = 1.0) -> TelemetryTrace:
@@ -140,16 +139,32 @@ def load_tegrastats_log(path: Path | str, interval_s: float = 1.0) -> TelemetryT
         TraceError: the file is missing, or a line in it is none of tegrastats. It names the file and the line.
     """
     path = Path(path)
-    lines, readings = zip(*tegrastats_log.parse(path, interval_s), strict=True)
-    return TelemetryTrace(path.name, readings, lines)
+    return _trace(path, tegrastats_log.parse(path, interval_s))
+
+
+def _trace(path: Path, rows: Iterable[tuple[int, Reading]]) -> TelemetryTrace:
+    """The trace of these rows, with a reading that knows nothing where a gap begins; it bears the line that ends it."""
+    rows = list(rows)
+    steps_s = [after.time_s - before.time_s for (_, before), (_, after) in itertools.pairwise(rows)]
+    stands_s = max(MAX_AGE_S, _STEPS * statistics.median([step for step in steps_s if step > 0.0] or [0.0]))
+    filled, gaps = rows[:1], []
+    for (_, before), (line, after) in itertools.pairwise(rows):
+        begin_s = before.time_s + stands_s
+        if after.time_s > begin_s:
+            filled.append((line, Reading(begin_s)))
+            gaps.append((begin_s, after.time_s))
+        filled.append((line, after))
+    lines, readings = zip(*filled, strict=True)
+    return TelemetryTrace(path.name, readings, lines, tuple(gaps))
 
 
 def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Line numbers and stripped cells, header first, without blank lines and comments."""
+    """Line numbers and stripped cells, header first, without blank lines, comments, and a last line that was cut."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream)
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+            text = stream.read()
+        reader = csv.reader(io.StringIO(text, newline=""))
+        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except OSError as error:
         raise TraceError(f"cannot read the trace {path}: {error.strerror}", "name a CSV file") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -157,56 +172,6 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     rows = [(line, cells) for line, cells in lines if any(cells) and not cells[0].startswith("#")]
     if not rows:
         raise TraceError(f"{path} is empty", f"a trace begins with the header {','.join(REQUIRED_COLUMNS)}")
+    if len(rows) > 2 and not text.endswith(("\n", "\r")) and len(rows[-1][1]) < len(rows[0][1]):
+        del rows[-1]
     return rows
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row's cells by column, and where it stands, for the messages."""
-
-    at: str
-    cells: Mapping[str, str]
-
-    def number(self, column: str) -> float | None:
-        cell = self.cells.get(column, "")
-        if not cell:
-            return None
-        if not _NUMBER.fullmatch(cell):
-            raise TraceError(f"{self.at}: {column} is {cell[:40]!r}, not a number", "an unknown value is an empty cell")
-        value = float(cell)
-        low, high = _RANGES[column]
-        if not low <= value <= high:
-            raise TraceError(
-                f"{self.at}: {column} is {cell[:40]}, outside {low:g}..{high:g}", "an unknown value is an empty cell"
-            )
-        return value
-
-    def flag(self, column: str) -> bool | None:
-        cell = self.cells.get(column, "")
-        if cell not in ("", "0", "1"):
-            raise TraceError(f"{self.at}: {column} is {cell[:40]!r}, not 0 or 1", "an unknown value is an empty cell")
-        return cell == "1" if cell else None
-
-
-def _readings(rows: Sequence[_Row]) -> tuple[Reading, ...]:
-    readings: list[Reading] = []
-    for row in rows:
-        time_s = row.number("time_s")
-        if time_s is None:
-            raise TraceError(f"{row.at}: time_s is empty", "every row needs its time in seconds")
-        if readings and time_s < readings[-1].time_s:
-            raise TraceError(
-                f"{row.at}: time_s runs backwards from {readings[-1].time_s:g} to {time_s:g}", "sort the rows by time"
-            )
-        readings.append(
-            Reading(
-                time_s=time_s,
-                battery_pct=row.number("battery_pct"),
-                on_mains=row.flag("on_mains"),
-                temperature_c=row.number("temperature_c"),
-                temperature_limit_c=row.number("temperature_limit_c"),
-                throttling=row.flag("throttling"),
-                power_mw=row.number("power_mw"),
-            )
-        )
-    return tuple(readings)
