@@ -6,7 +6,7 @@ measure    interleaved timing              device      its key, and what differs
 inputs     made-up inputs                  conditions  warm, throttled, steady
 memory     what the process took           energy      what a call draws beyond idling
 result     a configuration and its JSON    document    all of them, in one file
-profiler   measures a configuration        grid        measures all, and goes on where it was interrupted (keeping)
+profiler   measures a configuration        device_profiler   all of them, from where it was interrupted (keeping)
 compare    two profiles, with noise        trtexec     times that trtexec took
 """
 
@@ -19,9 +19,9 @@ from nsn_edge.runtimes.profiling.device import (
     same_device,
     same_engine,
 )
+from nsn_edge.runtimes.profiling.device_profiler import grid, profile_device
 from nsn_edge.runtimes.profiling.document import DeviceProfile
 from nsn_edge.runtimes.profiling.energy import EnergyMethod, EnergySettings
-from nsn_edge.runtimes.profiling.grid import grid, profile_device
 from nsn_edge.runtimes.profiling.host import Host, describe_host
 from nsn_edge.runtimes.profiling.inputs import synthesise_inputs
 from nsn_edge.runtimes.profiling.keeping import Keeper

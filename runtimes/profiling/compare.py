@@ -3,11 +3,12 @@
     ratio = median latency of B / median latency of A           below 1: B is faster
 
 **The noise band** holds 95 % of the ratios that chance alone would give. Where both profiles have their turns it is a
-bootstrap (Efron and Tibshirani, 1993): turns are drawn anew from each profile, in runs of neighbours as long as the
-cube root of their number (the moving blocks of Kuensch, 1989: turns next to each other share a clock and a neighbour's
-job), and the ratio of the drawn medians is taken 1,000 times. Elsewhere it comes from the percentiles: the spread is
-taken as that of a normal distribution with the same p90, the standard error of a median is 1.2533 times the standard
-deviation over the square root of the number of turns, and the two add up in squares on the logarithm.
+bootstrap (Efron and Tibshirani, 1993): turns are drawn anew from each profile, in blocks of neighbours as long as the
+square root of their number (Kuensch, 1989: turns next to each other share a clock and a neighbour's job), and the ratio
+of the drawn medians is taken 1,000 times. A few blocks know little of their own spread, so the band is widened as
+Student's t is for as many. Elsewhere the band comes from the percentiles: the spread is taken as that of a normal
+distribution with the same p90, the standard error of a median is 1.2533 times the standard deviation over the square
+root of the number of turns, and the two add up in squares on the logarithm.
 
 Either band knows only what changed within a run. Between two runs of one program medians move by a few per cent, too
 (memory lies elsewhere, a clock settles elsewhere): a change below `least_change` is called noise, whatever the band.
@@ -38,6 +39,7 @@ _Z95 = 1.959964  # of the normal distribution
 _Z90 = 1.281552
 _MEDIAN_ERROR = 1.2533141  # sqrt(pi / 2): of a median against a mean
 _FEWEST_TURNS = 5
+_LARGEST_ERROR = 10.0  # nothing is known by then, and its exponential still is a number
 
 
 @dataclass(frozen=True)
@@ -157,10 +159,12 @@ def noise_band(
     if min(len(a.turns_ms), len(b.turns_ms)) >= _FEWEST_TURNS:
         drawn = _drawn_medians(b.turns_ms, random) / _drawn_medians(a.turns_ms, random)
         # The medians of turns are not the medians of calls: take the band's width from here, its middle from those.
-        scale = (b.latency.p50_ms / a.latency.p50_ms) / float(np.median(drawn))
-        low, high = (float(value) * scale for value in np.percentile(drawn, [2.5, 97.5]))
-        return low, high, "bootstrap"
+        low, middle, high = (float(value) for value in np.percentile(drawn, [2.5, 50, 97.5]))
+        wider = _widening(min(len(a.turns_ms), len(b.turns_ms)))
+        ratio = b.latency.p50_ms / a.latency.p50_ms
+        return ratio * (low / middle) ** wider, ratio * (high / middle) ** wider, "bootstrap"
     error = math.hypot(_relative_error(a, calls_per_turn), _relative_error(b, calls_per_turn))
+    error = min(error, _LARGEST_ERROR)
     ratio = b.latency.p50_ms / a.latency.p50_ms
     return ratio * math.exp(-_Z95 * error), ratio * math.exp(_Z95 * error), "percentiles"
 
@@ -210,11 +214,25 @@ def _drawn_medians(turns_ms: Sequence[float], random: np.random.Generator) -> np
     """Medians of turns drawn anew, in blocks of neighbours that wrap around at the end."""
     values = np.asarray(turns_ms)
     size = len(values)
-    block = max(1, round(size ** (1 / 3)))
+    block = _block(size)
     starts = random.integers(0, size, (_DRAWS, -(-size // block)))
     places = (starts[:, :, None] + np.arange(block)).reshape(_DRAWS, -1)[:, :size] % size
     medians: npt.NDArray[np.float64] = np.median(values[places], axis=1)
     return medians
+
+
+def _block(turns: int) -> int:
+    return max(1, round(math.sqrt(turns)))
+
+
+def _widening(turns: int) -> float:
+    """By what a band of the normal distribution is too narrow for so few blocks: Student's quantile against the normal
+    one (Cornish and Fisher's expansion, Abramowitz and Stegun 26.7.5), and the sample's spread against the true one."""
+    blocks = turns / _block(turns)
+    freedom = max(blocks - 1, 1.0)
+    z = _Z95
+    student = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return student / z * math.sqrt(blocks / freedom)
 
 
 def _relative_error(rung: RungProfile, calls_per_turn: int) -> float:

@@ -1,67 +1,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from timed_engine import RUN_MS, FakeEngine
 
-from nsn_edge.bundle import Bundle, TensorSpec
+from nsn_edge.bundle import Bundle
 from nsn_edge.errors import NsnEdgeError, RankError, UsageError
 from nsn_edge.runtimes.engines import FaultyEngine, OnnxRuntimeEngine
 from nsn_edge.runtimes.engines.faulty import fail_on
 from nsn_edge.runtimes.profiling import Host, MeasureSettings, Profile, ProfileSettings, host_summary, profile_bundle
 
-RUN_MS = {2: 3.0, 5: 5.0, 8: 7.0, 16: 10.0}
 QUICK = MeasureSettings(warmup=1, min_repetitions=5, min_time_s=0.0)
-
-
-@dataclass
-class FakeEngine:
-    """Takes an exact time for each rank on a clock of its own."""
-
-    run_ms: Mapping[int, float] = field(default_factory=lambda: dict(RUN_MS))
-    jitter: float = 0.0
-    now_s: float = 0.0
-    loads: int = 0
-    open_graphs: int = 0
-    seen: list[dict[str, Any]] = field(default_factory=list)
-    name: str = "fake"
-
-    def clock(self) -> float:
-        return self.now_s
-
-    def load(self, graph_path: Path) -> FakeGraph:
-        # The very first load is slow, as an engine that starts is.
-        self.now_s += 5.0 if self.loads == 0 else 0.02
-        self.loads += 1
-        self.open_graphs += 1
-        stem = graph_path.stem
-        return FakeGraph(self, int(stem.removeprefix("rank-")) if stem.startswith("rank-") else None)
-
-    def describe(self) -> dict[str, Any]:
-        return {"engine": self.name, "threads": 1}
-
-
-@dataclass
-class FakeGraph:
-    engine: FakeEngine
-    rank: int | None
-    inputs: tuple[TensorSpec, ...] = ()
-    outputs: tuple[TensorSpec, ...] = ()
-
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        rank = self.rank if self.rank is not None else int(inputs["rank"])
-        self.engine.seen.append(dict(inputs))
-        wave = 1 + self.engine.jitter * (-1) ** len(self.engine.seen)
-        self.engine.now_s += self.engine.run_ms[rank] / 1e3 * wave
-        return {}
-
-    def close(self) -> None:
-        self.engine.open_graphs -= 1
 
 
 def fake_profile(path: Path, engine: FakeEngine, host: Host | None = None, **changes: Any) -> Profile:
