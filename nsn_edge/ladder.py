@@ -186,6 +186,11 @@ class RankLadder:
         """MACs for one token of all nested layers when dense."""
         return sum(layer.dense_macs for layer in self.layers)
 
+    @cached_property
+    def _rung_fractions(self) -> tuple[float, ...]:
+        """Of the rungs: a policy asks with every decision, and adding up every layer takes longer than deciding."""
+        return tuple(self.flops_fraction(rung.rank) for rung in self.rungs)
+
     @property
     def ranks(self) -> tuple[int, ...]:
         """The ranks of the rungs, lowest first."""
@@ -282,7 +287,8 @@ class RankLadder:
         """
         if not self.rungs:
             raise RankError("the ladder has no rungs", "export a bundle with rungs first")
-        within = [rung for rung in self.rungs if self.flops_fraction(rung.rank) <= fraction * (1 + 1e-9)]
+        limit = fraction * (1 + 1e-9)
+        within = [rung for rung, part in zip(self.rungs, self._rung_fractions, strict=True) if part <= limit]
         return within[-1] if within else self.rungs[0]
 
     def to_json(self) -> dict[str, Any]:
