@@ -9,7 +9,8 @@ the filter's own variance tells how much the world moves, as its process noise f
     mean <- mean + K y                           var <- (1 - K) P    y = ratio - mean
 
 What differs: the observation is the median of the answers since the last reading, as one late answer of many is the
-profile's own tail and no slowdown; and R comes from that tail.
+profile's own tail and no slowdown; R comes from that tail; and a median of three or more answers that lies beyond three
+standard deviations is believed at once, as a machine that got a busy neighbour is slow from one moment to the next.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ Z99 = statistics.NormalDist().inv_cdf(0.99)
 _FORGET = 0.3  # a: ALERT's
 _PROCESS = 1e-4  # Q0: the world moves by a percent between two readings
 _NOISE = 1e-4  # the least R
+_ROBUST = 3  # answers whose median is no accident
+_JUMP = 9.0  # squared standard deviations
 _MOST = 100.0  # a ratio beyond says that a clock was wrong
 
 
@@ -49,19 +52,23 @@ class Slowdown:
 
     def observed(self, answers: Sequence[Answered], costs: RungCosts) -> Slowdown:
         """The estimate after some answers. Those of unknown rungs, or with impossible latencies, tell nothing."""
+        rungs = {rung.rank: (rung.p50_ms, spread(rung)) for rung in costs.rungs}
         known = [
-            (answer.latency_ms / costs.at(answer.rank).p50_ms, spread(costs.at(answer.rank)))
-            for answer in answers
-            if answer.rank in costs.ranks
+            (latency_ms / rungs[rank][0], rungs[rank][1])
+            for rank, latency_ms in answers
+            if rank in rungs and rungs[rank][0] / _MOST <= latency_ms <= rungs[rank][0] * _MOST
         ]
-        known = [(ratio, own) for ratio, own in known if 1.0 / _MOST <= ratio <= _MOST]
         if not known:
             return self
-        ratio = statistics.median(ratio for ratio, _ in known)
-        own = statistics.fmean(own for _, own in known)
+        ratio = statistics.median([ratio for ratio, _ in known])
+        own = sum([own for _, own in known]) / len(known)
         # The variance of a median of n is pi / 2 times that of their mean.
-        noise = max(own * own * (math.pi / 2 if len(known) > 2 else 1.0) / len(known), _NOISE)
+        robust = len(known) >= _ROBUST
+        noise = max(own * own * (math.pi / 2 if robust else 1.0) / len(known), _NOISE)
         prior = self.variance + self.process
+        surprise = (ratio - self.mean) ** 2
+        if robust and surprise > _JUMP * (prior + noise):
+            prior = surprise
         gain = prior / (prior + noise)
         moved = gain * (ratio - self.mean)
         process = max(_PROCESS, _FORGET * self.process + (1.0 - _FORGET) * moved * moved)
