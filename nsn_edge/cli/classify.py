@@ -27,7 +27,7 @@ _OPTIONS = (
         "difficulty_file",
         type=click.Path(path_type=Path),
         help="With --text: easy texts at a low rung, uncertain ones again at a higher, by this rule (made by "
-        "nsn-edge difficulty). --rank, --flops or --policy then set the highest rung.",
+        "nsn-edge difficulty). --rank, --flops or --policy then set the highest rung. Default: the rule in the policy.",
     ),
 )
 

@@ -10,13 +10,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from nsn_edge.atomic import atomic_write_bytes
 from nsn_edge.cli.common import emit, progress_bar, verb_options
 from nsn_edge.cli.engines import EngineChoice, engine_options
 from nsn_edge.errors import NsnEdgeError, UsageError
 
 if TYPE_CHECKING:
     from nsn_edge.ladder import RankLadder
-    from nsn_edge.runtimes.difficulty.calibration import Calibrated, Goal, HeldOut
+    from nsn_edge.runtimes.difficulty.calibration import Calibrated, Goal
+    from nsn_edge.runtimes.difficulty.outcomes import HeldOut
 
 _MEASURES = ("margin", "max_probability", "entropy")
 
@@ -57,6 +59,7 @@ _MEASURES = ("margin", "max_probability", "entropy")
 @click.option("--label-column", help="The label. Default: label, labels, intent or class.")
 @click.option("--columns", help="Names of all columns, with commas between, for a file without a header line.")
 @click.option("--examples", type=click.IntRange(min=1), help="At most this many, spread evenly. Default: all.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw rungs and rule to this SVG file.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(0), help="Per inference; 0: every core.")
 @engine_options
 @click.option("--provider", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "tensorrt", "auto"]))
@@ -76,6 +79,7 @@ def command(
     label_column: str | None,
     columns: str | None,
     examples: int | None,
+    plot_file: Path | None,
     threads: int,
     choice: EngineChoice,
     provider: str,
@@ -86,11 +90,13 @@ def command(
     Uncertain texts are asked again at the top rung. The rule that comes out loses at most --max-loss answers of a
     hundred against the top rung alone. Use it: nsn-edge run BUNDLE --text TEXT --difficulty FILE
     """
+    from nsn_edge.report.cascade import cascade_svg
     from nsn_edge.runtimes.classification import TextClassifier
     from nsn_edge.runtimes.difficulty import save_rule
     from nsn_edge.runtimes.difficulty.calibration import Goal, calibrate
     from nsn_edge.runtimes.difficulty.cascade import weights_sha256
     from nsn_edge.runtimes.difficulty.examples import Columns, ask_every_rung, read_labelled_texts
+    from nsn_edge.runtimes.difficulty.outcomes import curve
     from nsn_edge.runtimes.engines import OnnxRuntimeEngine
     from nsn_edge.runtimes.session import EdgeSession
 
@@ -117,7 +123,7 @@ def command(
     best = replace(found[0], rule=replace(found[0].rule, bundle_sha256=sha256))
     if output is not None:
         save_rule(best.rule, output, _notes(best, goal, held_out, data))
-    document = {
+    document: dict[str, Any] = {
         "schema_version": 1,
         "kind": "difficulty",
         "bundle": str(bundle),
@@ -129,8 +135,18 @@ def command(
         "rungs": [_rung(rank, held_out) for rank in sorted(held_out.logits)],
         "found": [item.to_json() for item in found],
         "chosen": best.to_json(),
+        "curve": [
+            {"threshold": threshold, **result.to_json()}
+            for threshold, result in curve(held_out, best.rule.ranks, best.rule.measure)
+        ],
         "path": None if output is None else str(output),
     }
+
+    if plot_file is not None:
+        what = "right answers" if held_out.labels is not None else "answers that are the top rung's"
+        title = f"{what}, {held_out.count} held-out texts"
+        svg = cascade_svg(document["rungs"], [document["curve"]], document["chosen"]["on_held_out"], title, max_loss)
+        atomic_write_bytes(plot_file, svg.encode())
 
     def render(console: Console) -> None:
         _render(console, document, found)

@@ -23,6 +23,7 @@ from nsn_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from nsn_edge.corpus import Passage
+    from nsn_edge.runtimes.difficulty import DifficultyRule
     from nsn_edge.runtimes.session import EdgeSession
 
 _SHOWN_CHARS = 240
@@ -112,6 +113,8 @@ def command(
         raise UsageError(f"--flops is a fraction above 0 and up to 1, not {flops}", "0.5 means half of the dense FLOPs")
     engine = choice.make(lambda: OnnxRuntimeEngine(threads, provider, share_weights))
     with EdgeSession.open(bundle, engine=engine, form=form, memory_budget_mb=memory_budget_mb) as session:
+        if rule is None and policy is not None and _is_classifier(session):
+            rule = _rule_of(policy)
         if flops is not None:
             ladder = session.bundle.manifest.ladder
             rank = ladder.rung_within(flops).rank if form == "static" else ladder.rank_for_fraction(flops)
@@ -122,7 +125,9 @@ def command(
                 continue_prompts(session, prompting, as_json)
             elif inputs is not None:
                 _run_arrays(session, inputs, outputs, as_json)
-            elif classifying.texts or rule is not None or (_is_classifier(session) and not queries and texts is None):
+            elif (
+                classifying.texts or classifying.difficulty_file or (_is_classifier(session) and not (queries or texts))
+            ):
                 classify_texts(session, classifying.texts or _lines_of_stdin("text"), rule, as_json)
             else:
                 _search(session, queries, texts, index_rank, top_k, as_json)
@@ -212,6 +217,12 @@ def _passages(path: Path) -> tuple[Passage, ...]:
     from nsn_edge.corpus import Passage
 
     return tuple(Passage(f"text {number}", text) for number, text in enumerate(read_texts(path), start=1))
+
+
+def _rule_of(policy_file: Path) -> DifficultyRule | None:
+    from nsn_edge.runtimes.policy import load_policy
+
+    return load_policy(policy_file).difficulty
 
 
 def _is_classifier(session: EdgeSession) -> bool:

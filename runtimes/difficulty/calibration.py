@@ -4,9 +4,8 @@
                                                      |
     threshold: the lowest at which the spoilt answers, with confidence, are no more than the stated loss
 
-An answer is **spoilt** where a lower rung has the last word and is wrong while the top rung is right; without labels,
-where it differs from the top rung's. Answers that a lower rung gets right and the top rung wrong are not set against
-them, so the loss of accuracy is never more than the share of spoilt answers, with or without labels.
+Answers that a lower rung gets right and the top rung wrong are not set against those that it spoils (`outcomes.py`),
+so the loss of accuracy is never more than the share of spoilt answers, with or without labels.
 
 From the highest threshold down, a threshold is accepted while the exact binomial upper bound of the spoilt share is
 within the loss, and the search ends at the first that is not: fixed-sequence testing (Angelopoulos et al., Learn then
@@ -20,7 +19,7 @@ among 597, more than 0.5 % may still be, at 95 % confidence.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,106 +28,8 @@ import numpy.typing as npt
 
 from nsn_edge.errors import NsnEdgeError, UsageError
 from nsn_edge.runtimes.difficulty.certainty import certainty
+from nsn_edge.runtimes.difficulty.outcomes import HeldOut, Outcome, outcome
 from nsn_edge.runtimes.difficulty.rule import DifficultyRule
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Examples with what every rung says of them; the highest rung is what a loss is measured against."""
-
-    logits: Mapping[int, npt.NDArray[np.floating[Any]]]
-    """By rank: `[n, classes]`, two ranks or more."""
-    flops: Mapping[int, float]
-    """By rank: linear FLOPs of an answer, the dense model's being 1."""
-    labels: npt.NDArray[np.int64] | None = None
-    """`[n]`: the right classes; None where they are not known."""
-
-    def __post_init__(self) -> None:
-        shapes = {array.shape for array in self.logits.values()}
-        if len(self.logits) < 2 or len(shapes) != 1 or len(next(iter(shapes))) != 2 or 0 in next(iter(shapes)):
-            raise UsageError(f"held-out logits are [n, classes] for two ranks or more, alike, not {sorted(shapes)}")
-        if self.labels is not None and self.labels.shape != (self.count,):
-            raise UsageError(f"{self.count} examples have as many labels, not {self.labels.shape}")
-        if missing := sorted(set(self.logits) - set(self.flops)):
-            raise UsageError(f"the FLOPs of rank {missing[0]} are not known")
-
-    @property
-    def count(self) -> int:
-        """Of the examples."""
-        return len(next(iter(self.logits.values())))
-
-    @property
-    def top_rank(self) -> int:
-        """What a loss is measured against."""
-        return max(self.logits)
-
-    def right(self, rank: int) -> npt.NDArray[np.bool_]:
-        """bool `[n]`: whether a rank's answer is right; without labels, whether it is the top rung's."""
-        wanted = self.logits[self.top_rank].argmax(axis=1) if self.labels is None else self.labels
-        found: npt.NDArray[np.bool_] = self.logits[rank].argmax(axis=1) == wanted
-        return found
-
-    def spoilt(self, rank: int) -> npt.NDArray[np.bool_]:
-        """bool `[n]`: where a rank's answer is wrong and the top rung's right."""
-        return self.right(self.top_rank) & ~self.right(rank)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a rule does on some examples."""
-
-    examples: int
-    """How many."""
-    passed_on: float
-    """The share that was asked at more than one rung."""
-    flops_fraction: float
-    """Mean linear FLOPs of an answer, all its runs, against the dense model's."""
-    right: float
-    """The share of right answers; without labels, of answers that are the top rung's."""
-    right_at_top: float
-    """The same where everything is asked at the top rung."""
-    spoilt: int
-    """Answers that the top rung has right and the rule wrong."""
-
-    @property
-    def loss_points(self) -> float:
-        """Right answers lost against the top rung, in points of a hundred; below 0 where some are gained."""
-        return 100 * (self.right_at_top - self.right)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {
-            "examples": self.examples,
-            "passed_on": self.passed_on,
-            "flops_fraction": self.flops_fraction,
-            "right": self.right,
-            "right_at_top": self.right_at_top,
-            "loss_points": self.loss_points,
-            "spoilt": self.spoilt,
-        }
-
-
-def outcome(rule: DifficultyRule, held_out: HeldOut) -> Outcome:
-    """What a rule that names its ranks does on examples, from their logits alone."""
-    open_rows = np.ones(held_out.count, np.bool_)
-    right = np.zeros(held_out.count, np.bool_)
-    spoilt = np.zeros(held_out.count, np.bool_)
-    flops, passed_on = 0.0, 0.0
-    for at, rank in enumerate(rule.ranks):
-        flops += held_out.flops[rank] * float(open_rows.mean())
-        passed_on = float(open_rows.mean()) if at == 1 else passed_on
-        right[open_rows] = held_out.right(rank)[open_rows]
-        spoilt[open_rows] = held_out.spoilt(rank)[open_rows]
-        if at < len(rule.thresholds):
-            open_rows &= certainty(held_out.logits[rank], rule.measure) < rule.thresholds[at]
-    return Outcome(
-        examples=held_out.count,
-        passed_on=passed_on,
-        flops_fraction=flops,
-        right=float(right.mean()),
-        right_at_top=float(held_out.right(held_out.top_rank).mean()),
-        spoilt=int(spoilt.sum()),
-    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from nsn_edge.datafiles import TEXT_COLUMN, Table, read_table
 from nsn_edge.errors import UsageError
 from nsn_edge.progress import Progress, silent
 from nsn_edge.runtimes.classification import TextClassifier
-from nsn_edge.runtimes.difficulty.calibration import HeldOut
+from nsn_edge.runtimes.difficulty.outcomes import HeldOut
 
 _TEXT_COLUMNS = (TEXT_COLUMN, "sentence", "sentence1", "content")
 _LABEL_COLUMNS = ("label", "labels", "intent", "class")

@@ -8,7 +8,7 @@ ranks = [88, 384]
 thresholds = [0.62]
 bundle_sha256 = "..."
 
-A policy file may hold the same `[difficulty]` table beside its limits.
+A policy file, which is of schema version 2, may hold the same `[difficulty]` table beside its limits.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from nsn_edge.errors import PolicyError
 from nsn_edge.runtimes.difficulty.rule import DifficultyRule, RuleError
 
 SCHEMA_VERSION = 1
+_SCHEMA_VERSIONS = (1, 2)  # 2: a policy's
 TABLE = "difficulty"
 
 _LARGEST_FILE = 1 << 20  # a rule is a few lines; a megabyte is none
@@ -53,7 +54,7 @@ def load_rule(path: Path | str) -> DifficultyRule:
     except (ValueError, RecursionError) as error:  # of UTF-8 and of TOML; the latter names the line
         raise PolicyError(f"{path} is not TOML: {error}", "mend the file") from error
     version = document.get("schema_version")
-    if type(version) is not int or version != SCHEMA_VERSION:
+    if type(version) is not int or version not in _SCHEMA_VERSIONS:
         raise PolicyError(
             f"{path}: " + ("schema_version is missing" if version is None else f"unknown schema_version {version!r}"),
             f"this nsn-edge reads schema_version = {SCHEMA_VERSION}",

@@ -101,6 +101,18 @@ def test_a_lower_rank_is_the_ceiling(classifier_bundle: Classifier, tmp_path: Pa
     assert found["why"].endswith("the session's rank, 8, allows no more")
 
 
+def test_the_rule_of_a_policy_is_used(classifier_bundle: Classifier, tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(
+        "schema_version = 2\nunknown_max_flops = 1.0\nmin_dwell_s = 1\n"
+        "[difficulty]\nranks = [2, 16]\nthresholds = [1.0]\n"
+    )
+    outcome = run("run", classifier_bundle[0], "--policy", file, "--text", "a file")
+    assert outcome.code == 0, outcome.err
+    assert "rank 16 was asked" in outcome.out
+    assert "margin" in outcome.out
+
+
 def test_texts_are_labelled_at_a_rank(classifier_bundle: Classifier, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, model = classifier_bundle
     for rank in ALL_RUNGS:

@@ -10,7 +10,8 @@ from scipy.stats import beta, binom
 
 from nsn_edge.errors import NsnEdgeError, UsageError
 from nsn_edge.runtimes.difficulty import MEASURES, DifficultyRule, certainty
-from nsn_edge.runtimes.difficulty.calibration import Goal, HeldOut, calibrate, most_events, outcome, upper_bound
+from nsn_edge.runtimes.difficulty.calibration import Goal, calibrate, most_events, upper_bound
+from nsn_edge.runtimes.difficulty.outcomes import HeldOut, outcome
 
 FLOPS = {2: 0.2, 5: 0.5, 16: 1.0}
 CLASSES = 4

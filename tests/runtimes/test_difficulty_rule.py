@@ -16,6 +16,7 @@ from tiny_bundle import TinyModel
 
 from nsn_edge.errors import NsnEdgeError, PolicyError, RankError, UsageError
 from nsn_edge.runtimes.difficulty import MEASURES, DifficultyRule, RuleError, certainty, load_rule, save_rule
+from nsn_edge.runtimes.policy import load_policy
 
 LOGITS = arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(2, 9)), elements=st.floats(-50, 50, width=32))
 SHA = "0123456789abcdef" * 4
@@ -113,17 +114,17 @@ def test_a_rule_survives_its_file(rule: DifficultyRule, tmp_path: Path) -> None:
 def test_a_policy_file_may_hold_the_rule(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     file.write_text(
-        "schema_version = 1\nunknown_max_flops = 0.5\nmin_dwell_s = 1\n[[battery]]\nenter_pct = 5\nleave_pct = 6\n"
+        "schema_version = 2\nunknown_max_flops = 0.5\nmin_dwell_s = 1\n[[battery]]\nenter_pct = 5\nleave_pct = 6\n"
         "max_flops = 0.3\n[difficulty]\nflops = [0.25, 1]\nthresholds = [0.5]\n[throttling]\nmax_flops = 0.3\n"
     )
-    assert load_rule(file) == DifficultyRule((0.5,), flops=(0.25, 1))
+    assert load_rule(file) == load_policy(file).difficulty == DifficultyRule((0.5,), flops=(0.25, 1))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[difficulty]\nranks = [2, 16]\nthresholds = [0.5]\n", "schema_version is missing"),
-        ("schema_version = 2\n[difficulty]\n", "unknown schema_version 2"),
+        ("schema_version = 3\n[difficulty]\n", "unknown schema_version 3"),
         ("schema_version = true\n[difficulty]\n", "unknown schema_version True"),
         ("schema_version = 1\n", "has no table [difficulty]"),
         ("schema_version = 1\ndifficulty = 3\n", "has no table [difficulty]"),
