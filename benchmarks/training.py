@@ -14,8 +14,9 @@ Data sets and seeds run beside each other in `--jobs` processes of one thread. `
 that an interrupted benchmark goes on where it stopped.
 
 JSON: `rows`, one object per data set, recipe, seed and rank: `arena, unit, recipe, seed, rank, flops_fraction,
-wanted_fraction, between, score, dense_score, train_s`; `dense`, the dense model's score per data set and seed;
-`recipes`, their settings.
+wanted_fraction, between, score, top_score, dense_score, train_s` (`top_score`, with full rank alone, is of what ships
+at full power: the dense original where only factors were trained); `dense`, the dense model's score per data set and
+seed; `recipes`, their settings.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from common import Target, publish
 from rich.table import Table
 from training_arenas import ARENAS, DATA
 from training_recipes import RECIPES
-from training_runs import Row, run_unit
+from training_runs import RUNGS, Row, run_unit
 
 
 def main() -> None:
@@ -92,13 +93,14 @@ def table(arena: str, rows: Sequence[Row], dense: Sequence[dict[str, Any]]) -> T
     shown = Table(title=f"{arena}: {mine[0]['unit']}; dense {_spread(base)}", title_justify="left")
     shown.add_column("recipe")
     fractions = sorted({row["wanted_fraction"] for row in mine if not row["between"]}, reverse=True)
-    for heading in ("anchor", *(f"{fraction:.0%}" for fraction in fractions[1:]), "rungs", "between"):
+    for heading in ("top rung", "full rank", *(f"{fraction:.0%}" for fraction in fractions[1:]), "rungs", "between"):
         shown.add_column(heading, justify="right")
     for recipe in dict.fromkeys(row["recipe"] for row in mine):
         its = [row for row in mine if row["recipe"] == recipe]
         each = [_over_seeds(its, lambda row, at=at: row["wanted_fraction"] == at) for at in fractions]
         means = [_over_seeds(its, lambda row, between=b: row["between"] == between) for b in (False, True)]
-        shown.add_row(recipe, *(_spread(values) for values in (*each, *means)))
+        top = [row["top_score"] for row in its if row["top_score"] is not None]
+        shown.add_row(recipe, *(_spread(values) for values in (top, *each, *means)))
     return shown
 
 
@@ -106,9 +108,9 @@ def targets(rows: Sequence[Row], dense: Sequence[dict[str, Any]]) -> list[Target
     """What the default recipe must show."""
 
     def mean(arena: str, recipe: str, at: float) -> float | None:
-        its = [row for row in rows if row["arena"] == arena and row["recipe"] == recipe]
-        values = _over_seeds(its, lambda row: row["wanted_fraction"] == at)
-        return statistics.mean(values) if values else None
+        key = "top_score" if at == RUNGS[0] else "score"
+        its = [row for row in rows if (row["arena"], row["recipe"], row["wanted_fraction"]) == (arena, recipe, at)]
+        return statistics.mean(row[key] for row in its) if its else None
 
     found = []
     limits = {"CLINC150": {1.0: 0.2, 0.5: 0.4, 0.25: 1.8, 0.15: 6.0}, "STS-B": {0.5: 1.0, 0.25: 4.0}}
@@ -134,16 +136,15 @@ def targets(rows: Sequence[Row], dense: Sequence[dict[str, Any]]) -> list[Target
 def _below_line(arena: str, rows: Sequence[Row]) -> float:
     """How far a rank between two rungs falls below the line through them, at most, by the means over the seeds."""
     its = [row for row in rows if row["arena"] == arena and row["recipe"] == "default"]
-    points = sorted({(row["rank"], row["between"]) for row in its})
-    mean = {rank: statistics.mean(row["score"] for row in its if row["rank"] == rank) for rank, _ in points}
-    rungs = [rank for rank, between in points if not between]
+    shares = {row["wanted_fraction"]: row["between"] for row in its}
+    mean = {at: statistics.mean(row["score"] for row in its if row["wanted_fraction"] == at) for at in shares}
+    rungs = [at for at, between in shares.items() if not between]
     worst = 0.0
-    for rank, between in points:
+    for at, between in shares.items():
         if between:
-            low = max(other for other in rungs if other <= rank)
-            high = min(other for other in rungs if other >= rank)
-            share = (rank - low) / max(high - low, 1)
-            worst = max(worst, mean[low] + share * (mean[high] - mean[low]) - mean[rank])
+            low, high = max(other for other in rungs if other < at), min(other for other in rungs if other > at)
+            line = mean[low] + (at - low) / (high - low) * (mean[high] - mean[low])
+            worst = max(worst, line - mean[at])
     return worst
 
 

@@ -63,9 +63,9 @@ def _default(name: str, where: str = CHEAP, **changes: Any) -> Recipe:
 
 
 RECIPES = (
-    Recipe("untrained, svd", "svd", kind="untrained", allocate="uniform", where=ALWAYS),
-    Recipe("untrained, whitened", kind="untrained", allocate="uniform", where=ALWAYS),
-    Recipe("untrained, whitened + sensitivity", kind="untrained", where=ALWAYS),
+    Recipe("untrained, svd", "svd", kind="untrained", allocate="uniform", where=ONCE),
+    Recipe("untrained, whitened", kind="untrained", allocate="uniform", where=ONCE),
+    Recipe("untrained, whitened + sensitivity", kind="untrained", where=ONCE),
     Recipe(
         "cross-entropy at full rank",
         "svd",
@@ -86,7 +86,7 @@ RECIPES = (
     _paper("paper, factors alone", trained="factors"),
     _default("default", ALWAYS),
     _default("default - sensitivity", ONCE, allocate="uniform"),
-    _default("default - whitening", method="svd", allocate="uniform"),
+    _default("default - whitening", method="svd"),
     _default("default + small ranks more often", lean=1.0),
     _default("default - labels", objective="distill"),
     _default("default - distillation", objective="labels"),

@@ -20,12 +20,12 @@ from transformers import TrainingArguments
 from nsn_edge.atomic import atomic_write_bytes
 from nsn_edge.errors import RankError
 from nsn_edge.ladder import RankLadder
-from nsn_edge.layers import at_rank, ladder_of
+from nsn_edge.layers import at_dense, at_rank, ladder_of, nsn_layers
 from nsn_edge.training.config import TrainConfig
 from nsn_edge.training.dense import dense_copy
 from nsn_edge.training.objectives import weighting
 from nsn_edge.training.ranks import RankSampler
-from nsn_edge.training.trainer import NSNTrainer
+from nsn_edge.training.trainer import NSNTrainer, drop_dense_weights_
 
 RUNGS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15)
 BETWEEN = (0.6, 0.42, 0.3, 0.2)
@@ -87,11 +87,20 @@ def run(arena: Arena, recipe: Recipe, seed: int) -> list[Row]:
                 "wanted_fraction": fraction,
                 "between": fraction in BETWEEN,
                 "score": score,
+                "top_score": top_score(arena, model, score) if fraction == RUNGS[0] else None,
                 "dense_score": arena.dense_score,
                 "train_s": seconds,
             }
         )
     return found
+
+
+def top_score(arena: Arena, model: torch.nn.Module, full_rank_score: float) -> float:
+    """What ships at full power: the dense original, where the rest of the model still fits it, else the full rank."""
+    if not all(layer.weight is not None for layer in nsn_layers(model).values()):
+        return full_rank_score
+    with at_dense(model):
+        return arena.score(model)
 
 
 def train(arena: Arena, model: torch.nn.Module, recipe: Recipe, seed: int, only: int | None) -> float:
@@ -139,6 +148,8 @@ def train(arena: Arena, model: torch.nn.Module, recipe: Recipe, seed: int, only:
             train_dataset=arena.rows,
             data_collator=arena.rows.collate,
         ).train()
+    if config.trained == "all":
+        drop_dense_weights_(model)
     return time.perf_counter() - start
 
 
