@@ -11,10 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from nsn_edge.cli.common import emit, progress_bar, verb_options
-from nsn_edge.errors import EngineError
+from nsn_edge.cli.scenario import draw, print_report, run_scenario
+from nsn_edge.errors import EngineError, NsnEdgeError, UsageError
 
 if TYPE_CHECKING:
+    from nsn_edge.bundle import Bundle
+    from nsn_edge.progress import Progress
+    from nsn_edge.runtimes.policy import RankPolicy, RungCosts
     from nsn_edge.runtimes.simulation import SimulationResult
+    from nsn_edge.runtimes.telemetry import TelemetryTrace
 
 _QUERIES_PER_ROW = 3
 
@@ -25,12 +30,28 @@ _QUERIES_PER_ROW = 3
     "--trace",
     "trace_path",
     type=click.Path(path_type=Path),
-    help="CSV with the columns time_s, battery_pct, on_mains, temperature_c, or a jtop log. "
+    help="CSV with the columns time_s, battery_pct, on_mains, temperature_c, or a log of jtop or tegrastats. "
     "Default: a scripted shift of twenty minutes in the field.",
 )
 @click.option(
     "--policy", "policy_path", type=click.Path(path_type=Path), help="TOML file. Default: the policy that ships."
 )
+@click.option(
+    "--profile",
+    "profile_path",
+    type=click.Path(path_type=Path),
+    help="What the rungs cost, from `nsn-edge profile`. Scenarios and some policies need it.",
+)
+@click.option(
+    "--scenario",
+    "scenario_path",
+    type=click.Path(path_type=Path),
+    help="TOML file with requests, heat, battery and load: the policy's decisions then change heat, battery and queue.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of a scenario's random requests."
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the scenario into this SVG file.")
 @click.option(
     "--queries",
     type=click.IntRange(min=1),
@@ -41,40 +62,93 @@ _QUERIES_PER_ROW = 3
 @click.option("--no-queries", is_flag=True, help="Simulate the policy alone: no engine is loaded.")
 @verb_options
 def command(
-    bundle: Path, trace_path: Path | None, policy_path: Path | None, queries: int, no_queries: bool, as_json: bool
+    bundle: Path,
+    trace_path: Path | None,
+    policy_path: Path | None,
+    profile_path: Path | None,
+    scenario_path: Path | None,
+    seed: int,
+    plot: Path | None,
+    queries: int,
+    no_queries: bool,
+    as_json: bool,
 ) -> None:
     """Replay a telemetry trace through a policy, while the BUNDLE answers real queries at the rung of each moment.
 
     Prints the time at each rung, the switches with their reasons, and the switches per minute. The trace's time is
     virtual: twenty minutes take seconds.
+
+    With --scenario nothing is loaded: requests, heat and battery are simulated from the profile, the policy's decisions
+    change them, and the policy is held against every fixed rung and against an oracle that knows the future.
     """
     from nsn_edge.bundle import Bundle
-    from nsn_edge.corpus import documentation_corpus
     from nsn_edge.runtimes.data import DEFAULT_POLICY, FIELD_SHIFT_TRACE
-    from nsn_edge.runtimes.policy import RungPolicy, load_policy
-    from nsn_edge.runtimes.session import EdgeSession
-    from nsn_edge.runtimes.simulation import SessionQueries, simulate
+    from nsn_edge.runtimes.policy import build_policy, load_policy
+    from nsn_edge.runtimes.simulation import load_scenario
     from nsn_edge.runtimes.telemetry import load_trace
 
+    if plot is not None and scenario_path is None:
+        raise UsageError("--plot draws a scenario, and none is named", "add --scenario FILE")
+    if scenario_path is not None and profile_path is None:
+        raise UsageError(
+            "a scenario needs to know what the rungs cost",
+            "nsn-edge profile BUNDLE -o profile.json, then --profile profile.json",
+        )
     # The small files first: a typo in one must not wait for the hashing of a large bundle.
-    limits = load_policy(policy_path or DEFAULT_POLICY)
+    policy_path = policy_path or DEFAULT_POLICY
+    load_policy(policy_path)
     trace = load_trace(trace_path or FIELD_SHIFT_TRACE)
+    scenario = None if scenario_path is None else load_scenario(scenario_path)
     with progress_bar() as progress:
-        opened = Bundle.open(bundle, check_hashes=not no_queries, progress=progress)
+        alone = no_queries or scenario is not None
+        opened = Bundle.open(bundle, check_hashes=not alone, progress=progress)
         ladder = opened.manifest.ladder
-        policy = RungPolicy(limits, ladder)
-        if no_queries:
-            result = simulate(trace, policy, ladder, progress=progress)
-        else:
-            with EdgeSession.open(opened) as session:
-                asking = SessionQueries.for_bundle(session, documentation_corpus().held_out[:queries])
-                result = simulate(trace, policy, ladder, queries=asking, queries_per_row=queries, progress=progress)
+        costs = None if profile_path is None else _costs(profile_path, opened)
+        policy = build_policy(policy_path, ladder, costs)
+        if scenario is not None and costs is not None:
+            report = run_scenario(trace, scenario, costs, policy, seed, progress)
+            document = report.to_json()
+            if plot is not None:
+                draw(document, plot)
+            emit(document, lambda console: print_report(console, report), as_json)
+            return
+        result = _replay(trace, policy, opened, 0 if no_queries else queries, progress)
     emit(result.to_json(), lambda console: _print(console, result), as_json)
     if result.first_failure:
         raise EngineError(
             f"{result.failed_queries} of {result.queries} queries and {result.failed_switches} switches failed, "
             f"first: {result.first_failure}",
             "nsn-edge inspect checks the bundle's files",
+        )
+
+
+def _costs(path: Path, bundle: Bundle) -> RungCosts:
+    """The costs of the bundle's rungs. The profile may be from any device: that is the one to simulate."""
+    from nsn_edge.runtimes.policy import rung_costs
+    from nsn_edge.runtimes.profiling import Profile
+
+    try:
+        return rung_costs(Profile.load(path), bundle.manifest.ladder, model=bundle.manifest.model)
+    except NsnEdgeError as error:
+        if str(path) in error.message:
+            raise
+        raise type(error)(f"{path}: {error.message}", error.hint) from error
+
+
+def _replay(
+    trace: TelemetryTrace, policy: RankPolicy, bundle: Bundle, queries: int, progress: Progress
+) -> SimulationResult:
+    """The trace as it is; 0 queries load no engine."""
+    from nsn_edge.corpus import documentation_corpus
+    from nsn_edge.runtimes.session import EdgeSession
+    from nsn_edge.runtimes.simulation import SessionQueries, simulate
+
+    if not queries:
+        return simulate(trace, policy, bundle.manifest.ladder, progress=progress)
+    with EdgeSession.open(bundle) as session:
+        asking = SessionQueries.for_bundle(session, documentation_corpus().held_out[:queries])
+        return simulate(
+            trace, policy, bundle.manifest.ladder, queries=asking, queries_per_row=queries, progress=progress
         )
 
 

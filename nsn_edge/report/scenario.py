@@ -17,7 +17,7 @@ from typing import Any
 
 from nsn_edge.errors import UsageError
 from nsn_edge.report.axes import Frame, Scale, tick_labels, ticks, time_ticks, x_axis, y_axis
-from nsn_edge.report.markup import Markup, el, number
+from nsn_edge.report.markup import Child, Markup, el, number
 
 _WIDTH, _LEFT, _RIGHT = 1040, 64, 1024
 _CURVE, _SMALL, _LANE, _GAP = 110, 48, 20, 42
@@ -50,7 +50,7 @@ def scenario_svg(document: Mapping[str, Any]) -> str:
     scenario, start_s = document["scenario"], float(rows[0]["time_s"])
     x = Scale(0.0, float(document["trace"]["duration_s"]), _LEFT, _RIGHT)
     at = [row["time_s"] - start_s for row in rows]
-    panels: list[Markup] = []
+    panels: list[Child] = []
     top = 64.0
 
     def frame(height: float) -> Frame:
@@ -156,7 +156,7 @@ def _line(frame: Frame, y: Scale, value: float, words: str) -> Markup:
     return el(
         "g",
         el("line", x1=frame.left, x2=frame.right, y1=at, y2=at, class_="limit"),
-        el("text", words, x=frame.right, y=at - 4, text_anchor="end", class_="said"),
+        el("text", words, x=frame.left + 4, y=at - 4, class_="said"),
     )
 
 
@@ -179,7 +179,9 @@ def _shade(
         left = x(event["from_s"])
         right = x(min(x.high if event["until_s"] is None else event["until_s"], x.high))
         marks.append(el("rect", x=left, y=frame.top, width=right - left, height=frame.bottom - frame.top, class_=look))
-        marks.append(el("text", words(event), x=left + 4, y=frame.top + 14, class_="aside"))
+        marks.append(
+            el("text", words(event), x=left + 4, y=frame.top + 0.62 * (frame.bottom - frame.top), class_="aside")
+        )
     return marks
 
 

@@ -42,7 +42,8 @@ def run_closed_loop(world: World, policy: RankPolicy, progress: Progress = silen
     rank: int | None = None
     rows = len(world.time_s)
     for row in range(rows):
-        if device.died_at_s is None:
+        alive = device.died_at_s is None
+        if alive:
             decision = policy.decide(device.reading(row, requests), state)
             world.costs.at(decision.rank)  # raises for a rank that is none of the rungs
             state = decision.state
@@ -50,12 +51,12 @@ def run_closed_loop(world: World, policy: RankPolicy, progress: Progress = silen
                 switches.append(RungSwitch(float(world.time_s[row]), rank, decision.rank, decision.reason))
             rank = decision.rank
         begin_c = device.temperature_c(row)
-        work_j = requests.serve(row, rank if device.died_at_s is None else None, device.slowdown(row))
+        work_j = requests.serve(row, rank if alive else None, device.slowdown(row))
         above_s = device.live(row, work_j)
         timeline.append(
             DeviceMoment(
                 time_s=float(world.time_s[row]),
-                rank=rank if device.died_at_s is None else None,
+                rank=rank if alive else None,
                 temperature_c=begin_c,
                 battery_j=device.battery_j,
                 on_mains=bool(world.on_mains[row]),
