@@ -16,7 +16,7 @@ that an interrupted benchmark goes on where it stopped.
 JSON: `rows`, one object per data set, recipe, seed and rank: `arena, unit, recipe, seed, rank, flops_fraction,
 wanted_fraction, between, score, top_score, dense_score, train_s` (`top_score`, with full rank alone, is of what ships
 at full power: the dense original where only factors were trained); `dense`, the dense model's score per data set and
-seed; `recipes`, their settings.
+seed; `recipes`, their settings; `processor_s`, what everything took of one core, kept results included.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def main() -> None:
         units = [(name, seed, options.quick, words, kept) for name in names if _is_there(name) for seed in seeds]
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         with ProcessPoolExecutor(min(options.jobs, len(units)), context) as pool:
-            rows = [row for found in pool.map(run_unit, *zip(*units, strict=True)) for row in found]
+            done = list(pool.map(run_unit, *zip(*units, strict=True)))
+    rows = [row for found, _ in done for row in found]
+    processor_s = sum(seconds for _, recipes in done for seconds in recipes.values())
     dense = [
         {"arena": arena, "seed": seed, "score": score}
         for arena, seed, score in dict.fromkeys((row["arena"], row["seed"], row["dense_score"]) for row in rows)
@@ -68,6 +70,7 @@ def main() -> None:
     results = {
         "quick": options.quick,
         "seconds": time.perf_counter() - start,
+        "processor_s": processor_s,
         "recipes": [recipe.to_json() for recipe in RECIPES],
         "dense": dense,
         "rows": rows,

@@ -33,8 +33,11 @@ BETWEEN = (0.6, 0.42, 0.3, 0.2)
 Row = dict[str, Any]
 
 
-def run_unit(name: str, seed: int, quick: bool, words: tuple[str, ...], kept: Path) -> list[Row]:
-    """Every recipe of a data set and seed. `words`: only recipes whose name holds one of them; none for all."""
+def run_unit(
+    name: str, seed: int, quick: bool, words: tuple[str, ...], kept: Path
+) -> tuple[list[Row], dict[str, float]]:
+    """Every recipe of a data set and seed: its rows, and the seconds of processor time that each recipe took (the first
+    one's hold those of the dense model). `words`: only recipes whose name holds one of them; none for all."""
     torch.set_num_threads(1)
     start = time.perf_counter()
     recipes = [
@@ -48,15 +51,18 @@ def run_unit(name: str, seed: int, quick: bool, words: tuple[str, ...], kept: Pa
     for recipe in recipes:
         if found[recipe.name] is not None:
             continue
+        begun = time.process_time()
         if arena is None:
             _say(start, f"{name}, seed {seed}: dense")
             arena = ARENAS[name].make(seed, quick, kept)
         _say(start, f"{name}, seed {seed}: {recipe.name}")
         rows = run(arena, recipe, seed)
-        text = json.dumps({"recipe": recipe.to_json(), "rows": rows})
-        atomic_write_bytes(files[recipe.name], text.encode())
-        found[recipe.name] = rows
-    return [row for rows in found.values() if rows is not None for row in rows]
+        document = {"recipe": recipe.to_json(), "rows": rows, "processor_s": time.process_time() - begun}
+        atomic_write_bytes(files[recipe.name], json.dumps(document).encode())
+        found[recipe.name] = document
+    done = {recipe: document for recipe, document in found.items() if document is not None}
+    rows = [row for document in done.values() for row in document["rows"]]
+    return rows, {recipe: document["processor_s"] for recipe, document in done.items()}
 
 
 def run(arena: Arena, recipe: Recipe, seed: int) -> list[Row]:
@@ -177,12 +183,12 @@ def _applies(recipe: Recipe, name: str, seed: int) -> bool:
     return recipe.kind == "untrained" or recipe.name in ("paper", "default", "default - sensitivity")
 
 
-def _read(file: Path, recipe: Recipe) -> list[Row] | None:
+def _read(file: Path, recipe: Recipe) -> dict[str, Any] | None:
     """What was kept of a recipe, if it was this one."""
     if not file.is_file():
         return None
     document = json.loads(file.read_bytes())
-    return document["rows"] if document["recipe"] == recipe.to_json() else None
+    return document if document["recipe"] == recipe.to_json() else None
 
 
 def _slug(name: str) -> str:
