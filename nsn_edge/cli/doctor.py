@@ -1,4 +1,4 @@
-"""`nsn-edge doctor`: what this device has, and what to install for what it lacks."""
+"""`nsn-edge doctor`: what this device has, what its sensors answer, and what to install or allow for what it lacks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _MARKS = {"present": "[green]✓[/]", "absent": "[dim]–[/]", "faulty": "[red]�
 @click.command(name="doctor")
 @verb_options
 def command(as_json: bool) -> None:
-    """Say which engines, GPUs, sensors and tools this device has, and what to install for the missing ones.
+    """Say which engines, GPUs and tools this device has, what each sensor answers now or why it does not, and what to
+    install or allow for the missing ones.
 
     Exits with 1 only when nothing here can run a bundle.
     """
@@ -34,7 +35,7 @@ def command(as_json: bool) -> None:
 
 
 def render(console: Console, diagnosis: Diagnosis) -> None:
-    """One table per area, then what to install."""
+    """One table per area, then what to install or allow."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     area = None
     for finding in diagnosis.findings:
@@ -50,9 +51,9 @@ def render(console: Console, diagnosis: Diagnosis) -> None:
         if finding.install:
             gains.setdefault(finding.install, []).append(f"{finding.name}: {finding.gives}")
     if gains:
-        console.print("\n[bold]to install[/]")
+        console.print("\n[bold]to install or allow[/]")
     for install, items in gains.items():
-        console.print(f"  {install}", markup=False)
+        console.print(f"  {install}", markup=False, soft_wrap=True)
         for item in items:
             console.print(f"      {item}", markup=False)
     if diagnosis.can_run:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from nsn_edge.errors import MissingDependencyError
 from nsn_edge.runtimes.doctor.findings import Finding, Status
 from nsn_edge.runtimes.profiling.host import installed_version, l4t_release
+from nsn_edge.runtimes.telemetry.nvml import import_nvml
 
 
 def _import_providers() -> Sequence[str]:
@@ -32,6 +36,13 @@ def _nvidia_smi() -> str | None:
     return done.stdout
 
 
+def _import_nvml() -> Any:
+    try:
+        return import_nvml()
+    except MissingDependencyError:
+        return None
+
+
 @dataclass(frozen=True)
 class Device:
     """Everything the doctor asks, replaceable by a test."""
@@ -46,6 +57,10 @@ class Device:
     """onnxruntime's available providers; raises where it cannot be imported."""
     nvidia_smi: Callable[[], str | None] = _nvidia_smi
     """`name, driver, memory` per GPU; None where the program is not there."""
+    nvml: Callable[[], Any] = _import_nvml
+    """The module `pynvml`; None where it is not installed."""
+    pause: Callable[[], object] = lambda: time.sleep(0.2)
+    """Waits for a counter to count."""
     disk_free: Callable[[], int] = lambda: shutil.disk_usage(Path.cwd()).free
     """Free bytes where one works."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from nsn_edge.runtimes.doctor import engines, nvidia, surroundings
+from nsn_edge.runtimes.doctor import engines, nvidia, sensors, surroundings
 from nsn_edge.runtimes.doctor.device import Device, one_line
 from nsn_edge.runtimes.doctor.findings import Diagnosis, Finding, Status
 from nsn_edge.runtimes.profiling.host import Host, describe_host
@@ -19,9 +19,11 @@ _PROBES: tuple[tuple[str, str, _Probe], ...] = (
     ("gpus", "CUDA libraries", nvidia.cuda_libraries),
     ("gpus", "NVML", nvidia.nvml),
     ("gpus", "Jetson", nvidia.jetson),
-    ("sensors", "battery", surroundings.battery),
-    ("sensors", "temperature", surroundings.thermal),
-    ("sensors", "power rails", surroundings.rails),
+    ("sensors", "battery", sensors.battery),
+    ("sensors", "temperature", sensors.thermal),
+    ("sensors", "power rails", sensors.board),
+    ("sensors", "processor energy", sensors.processor),
+    ("sensors", "GPU", sensors.gpu),
     ("tools", "packages", surroundings.tools),
     ("machine", "machine", surroundings.machine),
 )

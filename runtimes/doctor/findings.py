@@ -36,7 +36,7 @@ class Finding:
     gives: str = ""
     """What one can do with it."""
     install: str | None = None
-    """The line that installs it; None where nothing is to be installed."""
+    """The line that installs or allows it; None where there is nothing to do."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""

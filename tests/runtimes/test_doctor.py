@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sensor_tree import write_jetson
+from fake_nvml import FakeNvml, error
+from sensor_tree import write_cpu_clock, write_gpu, write_jetson, write_rapl, write_supply
 
 from nsn_edge.runtimes.doctor import Device, Diagnosis, Finding, Status, examine
 
@@ -59,6 +62,8 @@ def device(root: Path, *packages: str, providers: Sequence[str] | Exception = (C
         "has_module": lambda name: False,
         "providers": available,
         "nvidia_smi": lambda: None,
+        "nvml": lambda: None,
+        "pause": lambda: None,
         "disk_free": lambda: 50_000_000_000,
     }
     return Device(**{**plain, **changes})  # type: ignore[arg-type]
@@ -137,15 +142,18 @@ def test_a_broken_engine(tmp_path: Path, error: Exception) -> None:
     assert str(error) in engine.detail
 
 
-@pytest.mark.parametrize("name", ["version_of", "has_module", "providers", "nvidia_smi", "disk_free"])
+@pytest.mark.parametrize("name", ["version_of", "has_module", "providers", "nvidia_smi", "nvml", "disk_free"])
 def test_any_fault_is_survived(tmp_path: Path, name: str) -> None:
     def fail(*arguments: object) -> object:
         raise OSError("the device\nis gone")
 
+    if name == "nvml":  # asked only where there is a GPU, here one that does not show
+        tree(tmp_path, {"proc/driver/nvidia/version": "NVRM version: 550\n"})
     diagnosis = examine(replace(device(tmp_path, "onnxruntime"), **{name: fail}))
     faulty = [finding for finding in diagnosis.findings if finding.status is Status.FAULTY]
-    assert faulty
-    assert all("OSError: the device is gone" in finding.detail for finding in faulty)
+    told = [finding for finding in faulty if "OSError: the device is gone" in finding.detail]
+    assert told
+    assert told == faulty or name == "nvml"
     assert {finding.area for finding in diagnosis.findings} == {"engines", "gpus", "sensors", "tools", "machine"}
 
 
@@ -161,7 +169,89 @@ def test_sensors_that_do_not_answer(tmp_path: Path) -> None:
     finally:
         os.close(keeper)
     assert named(diagnosis, "temperature").status is Status.ABSENT
-    assert named(diagnosis, "power rails").detail == "VDD_IN no answer, VDD_GPU 0 mW"
+    assert named(diagnosis, "temperature").detail == "asleep (EAGAIN): /sys/class/thermal/thermal_zone0/temp"
+    assert named(diagnosis, "power rails").detail == "VDD_GPU 0 mW"
+
+
+def test_every_sensor_of_a_laptop_says_its_value_and_unit(tmp_path: Path) -> None:
+    tree(tmp_path, LAPTOP)
+    write_supply(tmp_path, "BAT0", {"energy_now": 25_000_000, "energy_full": 50_000_000})
+    write_cpu_clock(tmp_path, 0, 2_800_000)
+    write_gpu(tmp_path, "active", "auto")
+    write_rapl(tmp_path, "0", "package-0", 1_000_000)
+    nvml = FakeNvml(nvmlDeviceGetTotalEnergyConsumption=error("NOT_SUPPORTED"))
+    pauses: list[object] = []
+
+    def pause() -> None:
+        pauses.append(write_rapl(tmp_path, "0", "package-0", 2_000_000))
+
+    diagnosis = examine(device(tmp_path, "onnxruntime", nvml=lambda: nvml, pause=pause))
+    assert named(diagnosis, "energy left").detail == "25.0 Wh (90000 J)"
+    assert named(diagnosis, "processor clock").detail == "2800 MHz"
+    assert named(diagnosis, "processor energy").status is Status.PRESENT
+    assert len(pauses) == 1
+    assert named(diagnosis, "GPU").detail == (
+        "61 °C, 12345 mW, load 37 %, 1410 MHz; not supported: TotalEnergyConsumption"
+    )
+    assert nvml.open == 0
+
+
+def test_a_sleeping_gpu_is_not_woken_by_the_doctor(tmp_path: Path) -> None:
+    tree(tmp_path, LAPTOP)
+    write_gpu(tmp_path, "suspended", "auto")
+    nvml = FakeNvml()
+    assert named(examine(device(tmp_path, nvml=lambda: nvml)), "GPU").detail == "sleeps, and was not woken"
+    assert nvml.inits == 0
+
+
+def test_a_gpu_whose_driver_does_not_answer(tmp_path: Path) -> None:
+    nvml = FakeNvml(init=error("DRIVER_NOT_LOADED"))
+    finding = named(examine(device(tree(tmp_path, LAPTOP), nvml=lambda: nvml)), "GPU")
+    assert (finding.status, finding.detail) == (Status.FAULTY, "NVML does not answer; nvidia-smi says more")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "detail"),
+    [
+        (errno.EACCES, Status.FAULTY, "no permission: /sys/class/powercap/intel-rapl:0/energy_uj is for root alone"),
+        (errno.EAGAIN, Status.ABSENT, "asleep (EAGAIN): /sys/class/powercap/intel-rapl:0/energy_uj"),
+        (errno.EIO, Status.FAULTY, "/sys/class/powercap/intel-rapl:0/energy_uj answers EIO: Input/output error"),
+    ],
+)
+def test_a_sensor_that_is_there_and_refuses_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, status: Status, detail: str
+) -> None:
+    refused = write_rapl(tmp_path, "0", "package-0", 1) / "energy_uj"
+    real = os.open
+
+    def guard(path: Any, *arguments: Any, **keywords: Any) -> int:
+        if Path(path) == refused:
+            raise OSError(code, os.strerror(code))
+        return real(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", guard)
+    finding = named(examine(device(tmp_path)), "processor energy")
+    assert finding.status is status
+    assert finding.detail.startswith(detail)
+    allow = "sudo chmod a+r /sys/class/powercap/intel-rapl:0/energy_uj"
+    assert finding.install == (allow if code == errno.EACCES else None)
+
+
+def test_what_a_jetson_has_besides(tmp_path: Path) -> None:
+    tree(tmp_path, JETSON)
+    tree(
+        tmp_path,
+        {
+            "sys/class/hwmon/hwmon4/name": "soctherm_oc\n",
+            "sys/class/hwmon/hwmon4/oc1_event_cnt": "7\n",
+            "sys/devices/platform/gpu.0/load": "371\n",
+            "sys/class/devfreq/17000000.gpu/cur_freq": "624750000\n",
+        },
+    )
+    diagnosis = examine(device(tmp_path, "onnxruntime"))
+    assert named(diagnosis, "over-current").detail == "quiet"
+    assert named(diagnosis, "GPU load").detail == "37 %"
+    assert named(diagnosis, "GPU clock").detail == "625 MHz"
 
 
 def test_a_driver_without_a_gpu(tmp_path: Path) -> None:
