@@ -164,7 +164,7 @@ def clinc(seed: int, quick: bool, kept: Path) -> Arena:
         probes=rows.batches(32, 64),
         spec=TaskSpec("text-classification"),
         score=lambda model: _accuracy(model, batches, truth),
-        settings={"steps": 15 if quick else 469, "batch_size": 32, "learning_rate": 1e-3},
+        settings={"steps": 15 if quick else 469, "batch_size": 32, "learning_rate": 5e-4},
     )
 
 
@@ -196,7 +196,7 @@ def stsb(seed: int, quick: bool, kept: Path) -> Arena:
         spec=pretrained.task,
         score=score,
         has_labels=False,
-        settings={"objective": "distill", "steps": 10 if quick else 330, "batch_size": 32, "learning_rate": 1e-3},
+        settings={"objective": "distill", "steps": 10 if quick else 330, "batch_size": 32, "learning_rate": 5e-4},
     )
 
 

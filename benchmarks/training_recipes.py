@@ -75,6 +75,7 @@ RECIPES = (
         where=ONCE,
     ),
     _paper("paper", ALWAYS),
+    _paper("paper, twice the learning rate", ONCE, rate=2.0),
     _paper("public implementation", widen=0.0, draws=2, lowest=4, highest=10**9, rate=0.2),
     _paper("paper, equal weights", weights="equal"),
     _paper("paper + whitened", ONCE, method="whitened"),
