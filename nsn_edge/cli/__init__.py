@@ -27,6 +27,7 @@ VERBS = {
     "difficulty": "how certain a low rung must be, so that hard questions get the big model",
     "run": "answer a query at a rank, or one chosen by policy",
     "simulate": "replay a telemetry trace through a policy",
+    "monitor": "what this device's sensors say, live; or a trace",
     "inspect": "explain a bundle or a checkpoint",
     "doctor": "what this device has, and what to install",
 }

@@ -16,6 +16,7 @@ from nsn_edge.runtimes.telemetry.battery import LinuxBattery
 from nsn_edge.runtimes.telemetry.combine import Aged, Combined, Guarded
 from nsn_edge.runtimes.telemetry.cpufreq import LinuxCpuClock
 from nsn_edge.runtimes.telemetry.device import DeviceTelemetry, WallClock, device_telemetry
+from nsn_edge.runtimes.telemetry.document import reading_to_json
 from nsn_edge.runtimes.telemetry.faulty import Fault, FaultyTelemetry, chances
 from nsn_edge.runtimes.telemetry.linux import linux_telemetry
 from nsn_edge.runtimes.telemetry.nvml import NvmlGpu
@@ -54,4 +55,5 @@ __all__ = [
     "device_telemetry",
     "linux_telemetry",
     "load_trace",
+    "reading_to_json",
 ]
