@@ -167,7 +167,8 @@ class Cascade:
 
         Raises:
             UsageError: the inputs are of different batches, or empty.
-            EngineError: the first rung failed. Where a later one fails, the answer of the one before stands.
+            EngineError: the first rung failed, and no other could stand in. Where a later one fails, the answer of the
+                one before stands.
         """
         sizes = {name: array.shape[:1] for name, array in inputs.items()}
         if len(set(sizes.values())) != 1 or {(), (0,)} & set(sizes.values()):
@@ -192,15 +193,12 @@ class Cascade:
         rows = course.open_rows
         part = inputs if len(rows) == course.count else {name: array[rows] for name, array in inputs.items()}
         try:
-            answer = self.session.run(part, rank)
+            # Of the first rung the nearest stands in; in the place of a later one stands the answer before it.
+            answer = self.session.run(part, rank, fall_back=not course.asked)
         except EngineError as error:
             if not course.asked:
                 raise
             course.stopped = f"rank {rank} failed: {error.message}"
-            course.open_rows = rows[:0]
-            return
-        if course.asked and answer.rank <= course.asked[-1].rank:  # a session may answer lower where a rung is lost
-            course.stopped = f"rank {answer.rank} answered in the place of rank {rank}"
             course.open_rows = rows[:0]
             return
         sure = certainty(answer.outputs[self.logits], self.rule.measure)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_bundle import ALL_RUNGS, TinyModel, sign, write_text_bundle, write_tiny_bundle
 
-from nsn_edge.errors import EngineError, RankError, UsageError
+from nsn_edge.errors import RankError, UsageError
 from nsn_edge.runtimes.difficulty import MEASURES, Cascade, CascadeAnswer, DifficultyRule, certainty
 from nsn_edge.runtimes.session import EdgeSession
 
@@ -126,10 +126,16 @@ def test_where_a_higher_rung_fails_the_answer_before_stands(tmp_path: Path) -> N
         assert set(answer.ranks) == {2}
         assert "rank 5 failed: " in answer.why(0)
         np.testing.assert_allclose(answer.outputs["y"], alone(session, 2), rtol=1e-4, atol=1e-5)
-        (tmp_path / "b" / "rank-016.onnx").write_bytes(b"no graph")
+
+
+def test_where_the_first_rung_fails_another_stands_in(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "b")
+    with EdgeSession.open(tmp_path / "b", rank=2) as session:
+        (tmp_path / "b" / "rank-005.onnx").write_bytes(b"no graph")
         session.switch(8).result()
-        with pytest.raises(EngineError):
-            ask(session, DifficultyRule((1.0,), ranks=(5, 8)))
+        answer = ask(session, DifficultyRule((1.0,), ranks=(5, 8)))
+        assert [run.rank for run in answer.asked] == [2, 8]
+        assert set(answer.ranks) == {8}
 
 
 def test_threads_share_a_cascade(session: EdgeSession) -> None:
