@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,6 +98,41 @@ def built_engines(data: Data) -> str:
             f"| {row['size_bytes'] / 1e6:.0f} | {row['seconds']:.0f} |"
         )
     return "\n".join(lines)
+
+
+def recipes(data: Data, arena: str) -> str:
+    """Training recipes down, ranks across: means over the seeds and their standard deviation."""
+    mine = [row for row in data["rows"] if row["arena"] == arena]
+    shares = sorted({row["wanted_fraction"] for row in mine if not row["between"]}, reverse=True)
+    dense = [entry["score"] for entry in data["dense"] if entry["arena"] == arena]
+    headings = ["top rung", "full rank", *(f"{share:.0%}" for share in shares[1:]), "rungs", "between", "seeds"]
+    lines = [
+        f"{mine[0]['unit']}; dense {_mean(dense)}:",
+        "",
+        "| recipe | " + " | ".join(headings) + " |",
+        "|---|" + "--:|" * len(headings),
+    ]
+    for recipe in dict.fromkeys(row["recipe"] for row in mine):
+        its = [row for row in mine if row["recipe"] == recipe]
+        columns = [[row["top_score"] for row in its if row["top_score"] is not None]]
+        columns += [[row["score"] for row in its if row["wanted_fraction"] == share] for share in shares]
+        for between in (False, True):
+            by_seed: dict[int, list[float]] = {}
+            for row in its:
+                if row["between"] == between:
+                    by_seed.setdefault(row["seed"], []).append(row["score"])
+            columns.append([statistics.mean(scores) for scores in by_seed.values()])
+        name = f"**{recipe}**" if recipe in ("paper", "default") else recipe
+        seeds = len({row["seed"] for row in its})
+        lines.append(f"| {name} | " + " | ".join(map(_mean, columns)) + f" | {seeds} |")
+    return "\n".join(lines)
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def missed(data: Data) -> str:

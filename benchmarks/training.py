@@ -46,18 +46,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, few steps, small data")
     parser.add_argument("--data", default="", help=f"which of {', '.join(ARENAS)}, with commas between; default: all")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--recipes", default="", help="only those whose name holds one of these words, commas between")
+    parser.add_argument("--recipes", default="", help="only those whose name this regular expression finds")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; default: one per core")
     parser.add_argument("--kept", type=Path, metavar="FOLDER", help="keep what is done here, and use what is there")
     options = parser.parse_args()
     names = options.data.split(",") if options.data else (["stories", "digits"] if options.quick else list(ARENAS))
-    words = tuple(options.recipes.split(",")) if options.recipes else ()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="nsn-edge-bench-") as temporary:
         kept = options.kept or Path(temporary)
         kept.mkdir(parents=True, exist_ok=True)
         seeds = range(1 if options.quick else options.seeds)
-        units = [(name, seed, options.quick, words, kept) for name in names if _is_there(name) for seed in seeds]
+        units = [
+            (name, seed, options.quick, options.recipes, kept) for name in names if _is_there(name) for seed in seeds
+        ]
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         with ProcessPoolExecutor(min(options.jobs, len(units)), context) as pool:
             done = list(pool.map(run_unit, *zip(*units, strict=True)))

@@ -6,6 +6,7 @@ What is done is kept in a folder, recipe by recipe, so an interrupted benchmark 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 import time
@@ -33,18 +34,12 @@ BETWEEN = (0.6, 0.42, 0.3, 0.2)
 Row = dict[str, Any]
 
 
-def run_unit(
-    name: str, seed: int, quick: bool, words: tuple[str, ...], kept: Path
-) -> tuple[list[Row], dict[str, float]]:
+def run_unit(name: str, seed: int, quick: bool, wanted: str, kept: Path) -> tuple[list[Row], dict[str, float]]:
     """Every recipe of a data set and seed: its rows, and the seconds of processor time that each recipe took (the first
-    one's hold those of the dense model). `words`: only recipes whose name holds one of them; none for all."""
+    one's hold those of the dense model). `wanted` is a regular expression that finds the names of recipes."""
     torch.set_num_threads(1)
     start = time.perf_counter()
-    recipes = [
-        recipe
-        for recipe in RECIPES
-        if _applies(recipe, name, seed) and (not words or any(word in recipe.name for word in words))
-    ]
+    recipes = [recipe for recipe in RECIPES if _applies(recipe, name, seed) and re.search(wanted, recipe.name)]
     files = {recipe.name: kept / f"{name}-{seed}-{_slug(recipe.name)}.json" for recipe in recipes}
     found = {recipe.name: _read(files[recipe.name], recipe) for recipe in recipes}
     arena: Arena | None = None
