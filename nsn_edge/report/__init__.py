@@ -14,5 +14,6 @@ text readable on a phone, and a device can write its report with the base instal
 
 from nsn_edge.report.build import ReportData, build_report, save_report
 from nsn_edge.report.footprint import Footprint
+from nsn_edge.report.markdown import build_markdown, save_markdown
 
-__all__ = ["Footprint", "ReportData", "build_report", "save_report"]
+__all__ = ["Footprint", "ReportData", "build_markdown", "build_report", "save_markdown", "save_report"]

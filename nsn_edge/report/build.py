@@ -11,16 +11,19 @@ from nsn_edge._version import __version__
 from nsn_edge.atomic import atomic_write_bytes
 from nsn_edge.errors import UsageError
 from nsn_edge.report import evidence, sections
+from nsn_edge.report.device import conditions_section, energy_section, memory_section
 from nsn_edge.report.footprint import Footprint
+from nsn_edge.report.grid import grid_section
 from nsn_edge.report.headline import choose_metric, facts, headline
 from nsn_edge.report.markup import Markup, el, join
 from nsn_edge.report.pairs import pairs_section
+from nsn_edge.report.profile_view import ProfileView, profile_view
 from nsn_edge.report.style import RungColours, style_sheet
 from nsn_edge.report.views import (
-    ProfileView,
+    Answer,
+    SimulationView,
     VerificationView,
     answer_view,
-    profile_view,
     simulation_view,
     verification_view,
 )
@@ -71,7 +74,7 @@ def build_report(data: ReportData) -> str:
     lowest = answer_view(data.lowest_answer) if data.lowest_answer is not None else None
     profiles = [profile, *(profile_view(other) for other in data.others)]
     _check_comparable(profiles)
-    colours = RungColours(rung.rank for view in profiles for rung in view.rungs)
+    colours = RungColours(rung.rank for view in profiles for one in (view, *view.grid) for rung in one.rungs)
     metric = choose_metric(profile)
     title = headline(profile, metric)
     figures = facts(profile, data.footprint, simulation, verification)
@@ -87,10 +90,12 @@ def build_report(data: ReportData) -> str:
         sections.quality_section(profile, metric, data.quality_note, colours),
         pairs_section(profiles, metric, colours),
         sections.latency_section(profile, metric, colours),
+        grid_section(profile, colours),
+        energy_section(profile, colours),
+        memory_section(profile, colours),
+        conditions_section(profile, colours),
         sections.footprint_section(data.footprint),
-        sections.simulation_section(simulation, data.trace_note, colours),
-        evidence.answers_section(profile, top, lowest, colours),
-        evidence.verification_section(verification, profile.labels, colours),
+        _of_the_demo(data, profile, colours, simulation, verification, top, lowest),
         evidence.method_section(profile, data.commands, data.versions),
         el("footer", f"Written by nsn-edge {__version__}. One file, no scripts; it opens offline."),
     )
@@ -103,6 +108,26 @@ def build_report(data: ReportData) -> str:
         el("style", Markup(style_sheet(len(colours)))),
     )
     return join(Markup("<!doctype html>\n"), el("html", head, el("body", body), lang="en"), "\n")
+
+
+def _of_the_demo(
+    data: ReportData,
+    profile: ProfileView,
+    colours: RungColours,
+    simulation: SimulationView | None,
+    verification: VerificationView | None,
+    top: Answer | None,
+    lowest: Answer | None,
+) -> list[Markup | None]:
+    """What is made of other documents than profiles. A page of profiles alone does not miss them; where there is one
+    of them, a sentence stands for each of the others."""
+    if simulation is None and verification is None and top is None and lowest is None:
+        return []
+    return [
+        sections.simulation_section(simulation, data.trace_note, colours),
+        evidence.answers_section(profile, top, lowest, colours),
+        evidence.verification_section(verification, profile.labels, colours),
+    ]
 
 
 def save_report(data: ReportData, path: Path) -> None:

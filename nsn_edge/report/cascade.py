@@ -15,7 +15,7 @@ from typing import Any
 from nsn_edge.errors import NsnEdgeError
 from nsn_edge.report.axes import Frame, Scale, tick_labels, ticks, x_axis, y_axis
 from nsn_edge.report.markup import Markup, el
-from nsn_edge.report.views import percent
+from nsn_edge.report.profile_view import percent
 
 _WIDTH, _HEIGHT, _MARGIN = 560, 390, 14
 _FRAME = Frame(left=52, top=40, right=544, bottom=336)

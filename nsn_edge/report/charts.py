@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from nsn_edge.report.axes import Frame, Scale, tick_labels, ticks, x_axis, y_axis
 from nsn_edge.report.markup import Markup, el
+from nsn_edge.report.profile_view import ProfileView, Rung
 from nsn_edge.report.style import RungColours
-from nsn_edge.report.views import ProfileView, Rung
 
 _WIDTH, _HEIGHT = 460, 340
 _FRAME = Frame(left=46, top=30, right=444, bottom=290)

@@ -8,14 +8,9 @@ from typing import Any
 from nsn_edge.report.headline import milliseconds
 from nsn_edge.report.markup import Markup, el
 from nsn_edge.report.parts import missing, rung_name, section, table
+from nsn_edge.report.profile_view import ProfileView
 from nsn_edge.report.style import RungColours
-from nsn_edge.report.views import (
-    Answer,
-    Check,
-    ProfileView,
-    VerificationView,
-    same_hits,
-)
+from nsn_edge.report.views import Answer, Check, VerificationView, same_hits
 
 _EXCERPT = 280
 

@@ -17,7 +17,7 @@ from typing import Any
 from nsn_edge.errors import NsnEdgeError
 from nsn_edge.report.axes import Frame, Scale, tick_labels, ticks, x_axis, y_axis
 from nsn_edge.report.markup import Markup, el
-from nsn_edge.report.views import percent
+from nsn_edge.report.profile_view import percent
 
 _PANEL_WIDTH, _HEIGHT = 460, 350
 _TOP, _BOTTOM = 40, 296

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from nsn_edge.report.footprint import Footprint
-from nsn_edge.report.views import (
-    ProfileView,
-    Rung,
-    SimulationView,
-    VerificationView,
-    percent,
-)
+from nsn_edge.report.profile_view import ProfileView, Rung, percent
+from nsn_edge.report.views import SimulationView, VerificationView
 
 METRIC_NAMES = {
     "spearman": "Spearman correlation",
@@ -64,6 +59,11 @@ def facts(
     fastest, slowest = (pick(rung.p50_ms for rung in profile.rungs) for pick in (min, max))
     levels = f"{len(profile.rungs)} rung{'s' if len(profile.rungs) != 1 else ''} of one model"
     found = [(f"{milliseconds(fastest)} to {milliseconds(slowest)} ms", f"median latency, {levels}")]
+    if energies := [rung.energy_mj for rung in profile.rungs if rung.energy_mj is not None]:
+        spent = f"{milliseconds(min(energies))} to {milliseconds(max(energies))} mJ"
+        found.append((spent, "per call, beyond what the device draws idle"))
+    if len(profile.grid) > 1:
+        found.append((str(len(profile.grid)), "configurations of form, batch and sequence"))
     if footprint:
         found.append(
             (

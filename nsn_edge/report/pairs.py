@@ -15,8 +15,8 @@ from nsn_edge.report.axes import Frame, Scale, tick_labels, ticks, x_axis, y_axi
 from nsn_edge.report.headline import metric_name, milliseconds
 from nsn_edge.report.markup import Markup, el
 from nsn_edge.report.parts import missing, rung_name, section, table
+from nsn_edge.report.profile_view import ProfileView, Rung
 from nsn_edge.report.style import RungColours
-from nsn_edge.report.views import ProfileView, Rung
 
 _WIDTH, _HEIGHT = 940, 400
 _FRAME = Frame(left=46, top=30, right=920, bottom=350)

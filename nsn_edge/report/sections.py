@@ -10,14 +10,10 @@ from nsn_edge.report.footprint import Footprint
 from nsn_edge.report.headline import megabytes, metric_name, milliseconds
 from nsn_edge.report.markup import Child, Markup, el
 from nsn_edge.report.parts import missing, rung_name, section, table
+from nsn_edge.report.profile_view import ProfileView, Rung, percent
 from nsn_edge.report.style import RungColours
 from nsn_edge.report.timeline import timeline
-from nsn_edge.report.views import (
-    ProfileView,
-    Rung,
-    SimulationView,
-    percent,
-)
+from nsn_edge.report.views import SimulationView
 
 _SWITCHES_SHOWN = 15
 

@@ -30,6 +30,8 @@ grid-template-columns:repeat(auto-fit,minmax(170px,1fr))}
 .facts li{box-shadow:0 0 0 1px var(--line);padding:12px 16px;font-size:.875rem;color:var(--soft)}
 .facts b{display:block;font-size:1.2rem;color:var(--ink);font-variant-numeric:tabular-nums}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,310px),1fr));gap:24px 40px;margin-top:16px}
+.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:24px 40px;margin-top:16px}
+.panels>*{min-width:0;max-width:540px}
 .pair>*{min-width:0}
 figure{margin:0}
 .pair>figure{max-width:540px}
@@ -91,7 +93,7 @@ footer{margin-top:56px;border-top:1px solid var(--line);padding-top:12px;color:v
 .bars{grid-template-columns:1fr;gap:2px}.bars .bar{margin-bottom:8px;flex-wrap:wrap;row-gap:2px}.m{display:none}}
 @media print{:root{color-scheme:light;--paper:#fff;--ink:#000;--soft:#444;--line:#bbb;--wash:#f2f2f2;--good:#1a7f4b;
 --bad:#c02f2f;--warn:#8a5a00;--warnwash:#fff6e0;LIGHT}
-main{max-width:none;padding:0}h2{break-after:avoid}figure,tr,li,.pair>*{break-inside:avoid}
+main{max-width:none;padding:0}h2{break-after:avoid}figure,tr,li,.pair>*,.panels>*{break-inside:avoid}
 svg,i,.dot{-webkit-print-color-adjust:exact;print-color-adjust:exact}.scroll{overflow:visible}body{font-size:11pt}}
 """
 

@@ -9,6 +9,8 @@ a GPU.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
 from collections.abc import Callable
@@ -60,6 +62,13 @@ def reset_peak_memory(root: Path = Path("/")) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def give_memory_back() -> None:
+    """Return what the C library keeps of freed memory to the system, so that what comes next is seen to grow. Only
+    glibc can; elsewhere nothing happens."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def device_memory_mb(open_gpu: Callable[[], Any]) -> float | None:

@@ -30,6 +30,7 @@ from nsn_edge.runtimes.profiling.measure import Clock, MeasureSettings, measure
 from nsn_edge.runtimes.profiling.memory import (
     MemoryUse,
     device_memory_mb,
+    give_memory_back,
     peak_memory_mb,
     reset_peak_memory,
     resident_memory_mb,
@@ -224,6 +225,7 @@ def load_rungs(
     """Every rung in memory and called once; `stack` closes the graphs."""
     # The first load of all pays for importing the engine and starting it. No rung should be blamed for that.
     engine.load(bundle.file(bundle.graph(ranks[0], form))).close()
+    give_memory_back()
     rungs: dict[int, Loaded] = {}
     graphs: dict[Path, tuple[LoadedGraph, float]] = {}
     grown: dict[Path, float | None] = {}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nsn_edge.errors import UsageError
 from nsn_edge.report import ReportData, build_report
 from nsn_edge.report.pairs import Pair, frontier
-from nsn_edge.report.views import profile_view
+from nsn_edge.report.profile_view import profile_view
 
 Sample = Callable[[], ReportData]
 
