@@ -141,15 +141,16 @@ def _governed(session: EdgeSession, policy_file: Path | None) -> Iterator[None]:
         return
     from nsn_edge.runtimes.governor import Governor
     from nsn_edge.runtimes.policy import RungPolicy, load_policy
-    from nsn_edge.runtimes.telemetry import linux_telemetry
+    from nsn_edge.runtimes.telemetry import Sampler, device_telemetry
 
     policy = RungPolicy(load_policy(policy_file), session.ladder)
-    governor = Governor(linux_telemetry(), policy, session)
-    decision = governor.tick()
-    session.switch(decision.rank).result()
-    click.echo(f"rank {decision.rank}: {decision.reason}", err=True)
-    with governor:
-        yield
+    with device_telemetry() as device, Sampler(device) as sampler:
+        governor = Governor(sampler, policy, session)
+        decision = governor.tick()
+        session.switch(decision.rank).result()
+        click.echo(f"rank {decision.rank}: {decision.reason}", err=True)
+        with governor:
+            yield
 
 
 def _search(

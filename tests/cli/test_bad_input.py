@@ -20,7 +20,7 @@ from tiny_bundle import sign
 
 from nsn_edge.cli import main
 from nsn_edge.cli.common import run_main
-from nsn_edge.runtimes.telemetry import linux_telemetry
+from nsn_edge.runtimes.telemetry import device_telemetry
 
 FAILURE, USAGE = 1, 2
 
@@ -396,7 +396,7 @@ def test_a_sensor_that_vanishes(run: Run, place: Place, tmp_path: Path, monkeypa
     """The battery is there when the policy chooses, and gone before the first query: every query is answered."""
     device = tmp_path / "device"
     write_supply(device, "BAT0", {"type": "Battery", "status": "Discharging", "capacity": 80, "present": 1})
-    monkeypatch.setattr("nsn_edge.runtimes.telemetry.linux_telemetry", lambda: linux_telemetry(device))
+    monkeypatch.setattr("nsn_edge.runtimes.telemetry.device_telemetry", lambda: device_telemetry(device))
     policy = place.file("p.toml", POLICY_HEAD + "[[battery]]\nenter_pct = 90\nleave_pct = 95\nmax_flops = 0.5\n")
     queries = ["the file is closed\n", "an error\n", ""]
 
