@@ -105,12 +105,19 @@ class DeadlineLimiter:
         wait_ms = (self._settings.arrivals_cv**2 + own**2) / 2.0 * service_ms / (1.0 - load)
         late = (1.0 - load) * _beyond((deadline_ms - service_ms) / spread_ms)
         late += load * _exponentially_modified(deadline_ms - service_ms, spread_ms, wait_ms)
-        queue_ms = max(work.waiting or 0, 0) * service_ms
-        explained_ms = wait_ms * max(math.log(load / (1.0 - self._settings.probability)), 0.0) if load > 0.0 else 0.0
-        if queue_ms > explained_ms:
-            spread_ms *= math.sqrt(1.0 + queue_ms / service_ms)
-            late = max(late, _beyond((deadline_ms - service_ms - queue_ms) / spread_ms))
+        if (waiting := max(work.waiting or 0, 0)) > self._usually_waiting(cost, work):
+            ahead_ms = waiting * service_ms
+            late = max(late, _beyond((deadline_ms - service_ms - ahead_ms) / (spread_ms * math.sqrt(1.0 + waiting))))
         return late
+
+    def _usually_waiting(self, cost: RungCost, work: Work) -> float:
+        """How long a queue the arrivals alone explain, with the stated probability, on a device as fast as in its
+        profile: a slower one must not explain away the queue that it made."""
+        load = min(max(work.arrivals_per_s or 0.0, 0.0) * cost.p50_ms / 1000.0, 0.99)
+        if load <= 1.0 - self._settings.probability:
+            return 0.0
+        mean = (self._settings.arrivals_cv**2 + spread(cost) ** 2) / 2.0 / (1.0 - load)
+        return mean * math.log(load / (1.0 - self._settings.probability))
 
 
 def _beyond(z: float) -> float:

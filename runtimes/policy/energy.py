@@ -150,7 +150,7 @@ class EnergyLimiter:
             return None, state
         now = f"{g(joules / 3600)} Wh for {_duration(left_s)}, that is {g(budget_mw / 1000)} W"
         if not fitting:
-            least = min(self._rungs.ranks, key=lambda rank: (drawn_mw[rank], rank))
+            least = min(self._rungs.ranks, key=lambda rank: (round(drawn_mw[rank], 6), rank))
             return Limit((least,), f"{now}: even rank {least} draws {g(drawn_mw[least] / 1000)} W"), state
         dear = next(rank for rank in self._rungs.best_first if rank not in fitting)
         return Limit(fitting, f"{now}: rank {dear} would draw {g(drawn_mw[dear] / 1000)} W"), state
