@@ -140,6 +140,12 @@ class RankInputStore:
     def drop(self, lease: Lease) -> bool:
         return False
 
+    def fresh(self, rank: int) -> Lease | None:
+        return None
+
+    def adopt(self, lease: Lease) -> None:
+        """There is never a fresh one."""
+
     def make_room(self, rank: int, keep: Collection[int]) -> bool:
         return False
 

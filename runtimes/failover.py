@@ -1,7 +1,8 @@
 """Who answers when a rung cannot: a failing engine costs quality for a while, not answers.
 
     96 fails --> in memory: 48, 24, ... then 192, ...  --> answered: 96 is to blame, dropped and loaded again
-                     all fail the same request         --> 96 loaded afresh, once; if that fails, too: NoRungError
+                     all fail the same request         --> 96, or what else can be loaded, afresh
+                     that fails, too                   --> once more what is in memory, then NoRungError
 
 An engine is to blame only if another one answers the very request that it failed at. Otherwise the request itself may
 be what no engine can run (a token outside the vocabulary), and sound engines would be thrown away for it.
@@ -74,6 +75,7 @@ class Failover:
         self._tell = tell
         self._lock = threading.Lock()
         self._tried_s: dict[int, float] = {}
+        self._failed_afresh_s: dict[int, float] = {}
         self._unloadable: dict[int, tuple[float, Exception]] = {}
         self._last_resort = threading.Lock()
 
@@ -97,9 +99,9 @@ class Failover:
             with self._last_resort:  # several requests fail at once: one loads, the others use what it loaded
                 answer = self._ask_resident(attempts, run) or self._ask_afresh(attempts, run)
         if answer is None:
+            answer = self._ask_again(attempts, run)
+        if answer is None:
             raise _no_rung(attempts) from attempts.errors[0][1]
-        for lease in attempts.failed:
-            self._drop(attempts, lease)
         for rank in {attempts.asked, *(lease.rank for lease in attempts.failed)}:
             if rank not in self._store.resident_ranks and self._may_load(rank):
                 self._reload(rank)
@@ -129,7 +131,9 @@ class Failover:
                 continue
             try:
                 if lease not in attempts.failed:
-                    return run(lease)
+                    answer = run(lease)
+                    self._blame(attempts)
+                    return answer
             except InputError:
                 raise
             except Exception as error:
@@ -139,41 +143,76 @@ class Failover:
         return None
 
     def _ask_afresh(self, attempts: Attempts, run: Callable[[Lease], Answer]) -> Answer | None:
-        """Load the asked rung again, or the next that can be loaded, and ask that one alone: a request that fails at a
-        fresh graph, too, is no reason to load another."""
+        """Load the asked rung once more, or the next that can be loaded, and ask that one alone: a request that fails
+        at a fresh graph, too, is no reason to load another. Until one answers, the old graphs stay."""
         ranks_failed = {lease.rank for lease in attempts.failed}
         for rank in (attempts.asked, *self._store.substitutes(attempts.asked)):
-            if (rank in ranks_failed and rank != attempts.asked) or not self._may_load(rank):
-                continue
-            for lease in [lease for lease in attempts.failed if lease.rank == rank]:
-                self._drop(attempts, lease)
-            if rank in self._store.resident_ranks:  # one graph for all ranks cannot be dropped
+            if (rank in ranks_failed and rank != attempts.asked) or self._fails_afresh(rank):
                 continue
             try:
-                lease = self._store.lease(rank)
+                lease = self._store.fresh(rank)
             except ClosedError:
                 raise
             except Exception as error:
                 attempts.note(rank, error)
                 self.note_unloadable(rank, error)
                 continue
+            if lease is None:
+                continue
             try:
-                return run(lease)
+                answer = run(lease)
+                self._blame(attempts)
+                self._store.adopt(lease)
+                return answer
             except InputError:
                 raise
             except Exception as error:
-                attempts.note(rank, error, lease)
+                attempts.note(rank, error)
+                self._note_failed_afresh(rank)
                 return None
             finally:
                 self._store.release(lease)
         return None
 
-    def _drop(self, attempts: Attempts, lease: Lease) -> None:
-        if self._store.drop(lease):
-            self._tell(SessionEvent(RUN_FAILED, lease.rank, one_line(attempts.error_of(lease))))
+    def _ask_again(self, attempts: Attempts, run: Callable[[Lease], Answer]) -> Answer | None:
+        """Nothing else is left: what failed a moment ago may not fail now."""
+        for rank in (attempts.asked, *self._store.substitutes(attempts.asked)):
+            lease = self._store.lease_resident(rank)
+            if lease is None:
+                continue
+            try:
+                return run(lease)
+            except InputError:
+                raise
+            except Exception as error:
+                attempts.note(rank, error)
+                return None
+            finally:
+                self._store.release(lease)
+        return None
+
+    def _blame(self, attempts: Attempts) -> None:
+        """Drop what failed at a request that another graph answered, before that one is given back: what stands in must
+        not be evicted for what is broken."""
+        for lease in attempts.failed:
+            if self._store.drop(lease):
+                self._tell(SessionEvent(RUN_FAILED, lease.rank, one_line(attempts.error_of(lease))))
+
+    def _fails_afresh(self, rank: int) -> bool:
+        """Whether loading a rung again failed lately, or a request did at what was loaded. That it is to be loaded in
+        the background is no reason to wait for that."""
+        if self.unloadable(rank) is not None:
+            return True
+        with self._lock:
+            failed_s = self._failed_afresh_s.get(rank)
+            return failed_s is not None and self._clock() - failed_s < self._retry_after_s
+
+    def _note_failed_afresh(self, rank: int) -> None:
+        with self._lock:
+            self._failed_afresh_s[rank] = self._clock()
 
     def _may_load(self, rank: int) -> bool:
-        """Whether the last attempt is long enough ago; if so, this is one."""
+        """Whether the last attempt in the background is long enough ago; if so, this is one."""
         with self._lock:
             now_s = self._clock()
             before_s = self._tried_s.get(rank)

@@ -26,7 +26,9 @@ class Lease:
     users: int = 0
     last_used: int = 0
     dropped: bool = False
-    """Whether it failed, so that whoever releases it last frees it."""
+    """Whether it is no longer, or not yet, the graph of its rank, so that whoever releases it last frees it."""
+    load_ms: float = 0.0
+    """What loading it took."""
 
 
 class NotInMemoryError(EngineError):
@@ -83,6 +85,17 @@ class GraphStore(Protocol):
 
     def drop(self, lease: Lease) -> bool:
         """Forget a graph that failed; it is freed when nobody uses it. False if it was forgotten already."""
+
+    def fresh(self, rank: int) -> Lease | None:
+        """Another graph of a rank, loaded beside the one in memory: freed when released, unless adopted. None where
+        there can be no other.
+
+        Raises:
+            EngineError: loading failed, or the store is closed.
+        """
+
+    def adopt(self, lease: Lease) -> None:
+        """Make a fresh graph the one of its rank."""
 
     def make_room(self, rank: int, keep: Collection[int]) -> bool:
         """Whether a rung may be loaded ahead of time: it is cold, and there is room beside the current rung, those to

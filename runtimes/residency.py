@@ -6,7 +6,8 @@
 
 A request leases a graph, runs it and releases it, so no graph is freed under a request. The budget bounds what stays;
 a graph in use and the current one are never taken away, so while a switch loads the next rung both may be held at once.
-A graph that failed is dropped: it answers nobody any more, and its rung, even the current one, is cold again.
+A graph that failed is dropped: it answers nobody any more, and its rung, even the current one, is cold again. There
+is always one in memory, from the first to the closing.
 """
 
 from __future__ import annotations
@@ -141,6 +142,35 @@ class RungStore:
         self._free_later([lease])
         return True
 
+    def fresh(self, rank: int) -> Lease | None:
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the session was closed")
+            self._held_bytes += self._costs[rank]
+        try:
+            return self._loaded(rank, dropped=True)
+        except BaseException:
+            with self._lock:
+                self._held_bytes -= self._costs[rank]
+            raise
+
+    def adopt(self, lease: Lease) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            before = self._entries.get(lease.rank)
+            lease.dropped = False
+            self._entries[lease.rank] = lease
+            self._touch(lease)
+            victims = self._take_victims()
+            if before is not None:
+                before.dropped = True
+                if not before.users:
+                    self._held_bytes -= self._costs[lease.rank]
+                    victims.append(before)
+        self._free_later(victims)
+        self._on_load(lease.rank, lease.load_ms)
+
     def make_room(self, rank: int, keep: Collection[int]) -> bool:
         with self._lock:
             if self._closed or rank in self._entries or rank in self._loading or rank not in self._fitting:
@@ -198,30 +228,38 @@ class RungStore:
 
     def _load(self, rank: int, pending: Future[None]) -> Lease:
         """Load outside the lock; whoever waits for `pending` looks again when it is done."""
-        start = time.perf_counter()
         try:
-            graph = self._engine.load(self._bundle.file(self._bundle.graph(rank)))
+            entry = self._loaded(rank)
         except BaseException as error:
             with self._lock:
                 del self._loading[rank]
                 self._held_bytes -= self._costs[rank]
             pending.set_exception(error)
             raise
-        entry = Lease(rank, graph)
         with self._lock:
             del self._loading[rank]
             self._entries[rank] = entry
-            self._use(entry)
+            self._touch(entry)
         pending.set_result(None)
-        self._on_load(rank, (time.perf_counter() - start) * 1e3)
+        self._on_load(rank, entry.load_ms)
         return entry
 
+    def _loaded(self, rank: int, *, dropped: bool = False) -> Lease:
+        start = time.perf_counter()
+        graph = self._engine.load(self._bundle.file(self._bundle.graph(rank)))
+        return Lease(rank, graph, 1, dropped=dropped, load_ms=(time.perf_counter() - start) * 1e3)
+
     def _take_victims(self) -> list[Lease]:
-        """Forget, least recently used first, what the budget has no room for. The lock is held."""
+        """Forget, least recently used first, what the budget has no room for. The lock is held.
+
+        While the current rung is away, the one used last stands in for it and stays.
+        """
         victims: list[Lease] = []
-        for entry in sorted(self._entries.values(), key=lambda entry: entry.last_used):
+        by_use = sorted(self._entries.values(), key=lambda entry: entry.last_used)
+        stays = self._entries.get(self._current) or (by_use[-1] if by_use else None)
+        for entry in by_use:
             over = self._closed or (self._budget is not None and self._held_bytes > self._budget)
-            if over and not entry.users and (self._closed or entry.rank != self._current):
+            if over and not entry.users and (self._closed or entry is not stays):
                 del self._entries[entry.rank]
                 self._held_bytes -= self._costs[entry.rank]
                 victims.append(entry)

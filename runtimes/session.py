@@ -13,7 +13,6 @@ If an engine fails at a request another rung answers it (`failover.py`).
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -326,8 +325,7 @@ class EdgeSession:
         return replace(answer, degraded=True)
 
     def _reload(self, rank: int) -> None:
-        with contextlib.suppress(ClosedError):
-            self._switcher.load(rank)
+        self._switcher.reload(rank)
 
     def _tell(self, event: SessionEvent) -> None:
         tell(self._listener, event)

@@ -83,6 +83,12 @@ class Switcher:
         """
         return self._background.load(functools.partial(self._load, rank))
 
+    def reload(self, rank: int) -> None:
+        """Load a rung that was dropped, and what neighbours the current one lacks."""
+        with contextlib.suppress(ClosedError):
+            self.load(rank)
+        self._load_neighbours_when_idle()
+
     def _load_and_switch(self, rank: int, ticket: int, asked_s: float, cause: Cause | None) -> Switch:
         """Load, then become current unless a later switch was asked for meanwhile."""
         before, happened = self._store.current, False

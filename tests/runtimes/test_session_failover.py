@@ -273,16 +273,46 @@ def test_many_requests_that_fail_at_once_load_one_graph(
     assert faults.loaded == [TOP, TOP]
 
 
-def test_closing_while_a_rung_is_away(session: EdgeSession, faults: Faults) -> None:
+def test_the_last_graph_is_kept_and_a_fault_that_passes_costs_nothing(
+    session: EdgeSession, tiny_bundle: TinyBundle, faults: Faults
+) -> None:
+    """Nothing else can be loaded: there is always one rung in memory, and it is asked again."""
     faults.runs, faults.loads = {TOP}, set(ALL_RUNGS)
     with pytest.raises(NoRungError, match=r"tried 16, 8, 5, 2"):
         session.run({"x": X})
-    assert session.resident_ranks == ()
-    with pytest.raises(EngineError, match="rank 16 is not in memory"):
+    assert session.resident_ranks == (TOP,)
+    loads = len(faults.loaded)
+    with pytest.raises(NoRungError):
         session.run({"x": X})
+    assert len(faults.loaded) == loads, "no storm of loads"
+    once = [TOP]
+    faults.on_run = lambda rank: faults.runs.clear() if not once else once.clear()
+    assert_right(session.run({"x": X}), tiny_bundle[1], TOP, degraded=False)
     session.close()
     with pytest.raises(ClosedError):
         session.run({"x": X})
+
+
+def test_what_stands_in_stays_while_the_budget_has_room_for_one(
+    tiny_bundle: TinyBundle, faults: Faults, clock: HandClock
+) -> None:
+    """Reloading the failed rung must not evict the one that answers in its place before it is there."""
+    path, model = tiny_bundle
+    budget_mb = (Bundle.open(path).graph(TOP).weight_bytes or 0) / 1e6
+    with EdgeSession.open(path, engine=faults.engine, clock=clock, memory_budget_mb=budget_mb) as session:
+        faults.runs, faults.loads = {TOP}, {TOP}
+        assert_right(session.run({"x": X}), model, 8, degraded=True)
+        settle(session)
+        for _ in range(5):
+            clock.now_s += 10.0
+            assert_right(session.run({"x": X}), model, 8, degraded=True)
+            settle(session)
+        faults.runs, faults.loads = set(), set()
+        clock.now_s += 10.0
+        session.run({"x": X})
+        settle(session)
+        assert_right(session.run({"x": X}), model, TOP, degraded=False)
+        assert session.resident_bytes <= budget_mb * 1e6
 
 
 def test_a_graph_that_cannot_even_be_freed_does_no_harm(
