@@ -240,7 +240,7 @@ def stories(seed: int, quick: bool, kept: Path) -> Arena:
         spec=TaskSpec("text-generation"),
         score=perplexity,
         higher_is_better=False,
-        settings={"steps": 12 if quick else 250, "batch_size": 16, "learning_rate": 2e-3},
+        settings={"steps": 12 if quick else 200, "batch_size": 8, "learning_rate": 2e-3},
     )
 
 

@@ -173,9 +173,9 @@ def _applies(recipe: Recipe, name: str, seed: int) -> bool:
         return False
     if kind.one_recipe == MINUTES and recipe.where == CHEAP:
         return False
-    if kind.has_labels:
+    if kind.has_labels or recipe.kind == "untrained":
         return True
-    return recipe.kind == "untrained" or recipe.name in ("paper", "default", "default - sensitivity")
+    return recipe.name == "default" or (seed == 0 and recipe.name in ("paper", "default - sensitivity"))
 
 
 def _read(file: Path, recipe: Recipe) -> dict[str, Any] | None:
