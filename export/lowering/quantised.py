@@ -37,7 +37,6 @@ from nsn_edge.export.lowering.rewrite import Rewriter, add_bias, name_of, tensor
 from nsn_edge.export.precision.int4 import BLOCK_SIZE, quantise_blocks
 from nsn_edge.export.precision.int8 import SMALLEST_ROW, quantise
 from nsn_edge.export.precision.outside import is_table, matrix_of_product
-from nsn_edge.export.precision.tidy import tidy
 from nsn_edge.export.weights import WeightStore, shape_of
 from nsn_edge.ladder import Rung
 
@@ -97,7 +96,7 @@ def lower_quantised(
 
     rewriter.replace_all(build)
     _replace_outside(rewriter, how, eight_bits)
-    return tidy(rewriter.finish("dense" if rung.dense else f"rank-{rung.rank}"))
+    return rewriter.finish("dense" if rung.dense else f"rank-{rung.rank}")
 
 
 def _per_token(rewriter: Rewriter, tape: Tape, x: ir.Value) -> tuple[ir.Value, ir.Value]:

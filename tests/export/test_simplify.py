@@ -62,7 +62,7 @@ def test_arithmetic_on_constants_is_done_and_repeats_are_shared() -> None:
         ]
     )
     changed = _simplified(model)
-    assert _kinds(changed) == {"Expand": 1, "Add": 1, "MatMul": 1}
+    assert _kinds(changed) == {"Add": 1, "MatMul": 1}, "and what it comes to widens nothing"
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
     np.testing.assert_array_equal(_run(changed, x), _run(model, x))
 
