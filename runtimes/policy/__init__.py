@@ -1,12 +1,12 @@
 """Which rung to run at, decided from telemetry, from what each rung costs here, and from what was asked lately.
 
-costs = rung_costs(Profile.load(Path("profile.json")), ladder)      # what deadlines and energy budgets plan with
+costs = load_costs(Path("profile.json"), ladder)            # what deadlines and energy budgets plan with
 policy = build_policy("policy.toml", ladder, costs)
-decision = policy.decide(reading, PolicyState())                    # rank, reason, next state
+decision = policy.decide(reading, PolicyState())            # rank, reason, next state
 """
 
 from nsn_edge.runtimes.policy.base import Decision, PolicyState, RankPolicy
-from nsn_edge.runtimes.policy.costs import RungCost, RungCosts, rung_costs
+from nsn_edge.runtimes.policy.costs import RungCost, RungCosts, load_costs, rung_costs
 from nsn_edge.runtimes.policy.deadline import Deadline
 from nsn_edge.runtimes.policy.energy import EnergyBudget
 from nsn_edge.runtimes.policy.limits import BatteryStep, RungLimits, TemperatureStep, ThrottlingLimit
@@ -31,6 +31,7 @@ __all__ = [
     "TemperatureStep",
     "ThrottlingLimit",
     "build_policy",
+    "load_costs",
     "load_policy",
     "rung_costs",
 ]

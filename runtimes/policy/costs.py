@@ -12,10 +12,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from nsn_edge.errors import RankError, UsageError
+from nsn_edge.errors import NsnEdgeError, RankError, UsageError
 from nsn_edge.ladder import RankLadder
+from nsn_edge.runtimes.profiling.device import same_device, same_engine
 from nsn_edge.runtimes.profiling.host import Host
 from nsn_edge.runtimes.profiling.result import Profile, RungProfile
 
@@ -120,6 +122,7 @@ def rung_costs(
     *,
     model: str | None = None,
     host: Host | None = None,
+    engine: Mapping[str, Any] | None = None,
 ) -> RungCosts:
     """What a profile says of the rungs of a ladder, with the quality that the manifest has.
 
@@ -129,14 +132,18 @@ def rung_costs(
         quality_metric: one of the manifest's metrics; by default the first, by name, that every rung has.
         model: of the bundle's manifest; a profile of another one is refused. None: not compared.
         host: this machine; a profile of another one is refused. None: not compared, to simulate a device elsewhere.
+        engine: what executes, `engine.describe()`; a profile of another one is refused. None: not compared.
 
     Raises:
-        UsageError: the profile is of another model, machine or ladder, lacks a rung, or a rung lacks the metric.
+        UsageError: the profile is of another model, machine, engine or ladder, lacks a rung, or a rung lacks the
+            metric.
     """
     if model is not None and profile.model != model:
         raise UsageError(f"the profile is of {profile.model!r}, and the bundle holds {model!r}", _PROFILE_IT)
-    if host is not None:
-        _check_host(profile, host)
+    if host is not None and (foreign := same_device(profile.host, host)):
+        raise UsageError(f"the profile is from another device: {foreign[0]}", _PROFILE_IT)
+    if engine is not None and (foreign := same_engine(profile.settings, engine)):
+        raise UsageError(f"the profile was taken with another engine: {foreign[0]}", _PROFILE_IT)
     measured = {rung.rank: rung for rung in profile.rungs}
     for rank in ladder.ranks:
         if rank not in measured:
@@ -151,19 +158,31 @@ def rung_costs(
     return RungCosts(tuple(_cost(measured[rank], qualities.get(rank)) for rank in ladder.ranks), metric)
 
 
+def load_costs(
+    path: Path,
+    ladder: RankLadder,
+    *,
+    model: str | None = None,
+    host: Host | None = None,
+    engine: Mapping[str, Any] | None = None,
+) -> RungCosts:
+    """`rung_costs` of a profile's file. Every error names the file.
+
+    Raises:
+        UsageError: there is no such file, or `rung_costs` refuses it.
+        NsnEdgeError: it is not a profile.
+    """
+    try:
+        return rung_costs(Profile.load(path), ladder, model=model, host=host, engine=engine)
+    except NsnEdgeError as error:
+        if str(path) in error.message:
+            raise
+        raise type(error)(f"{path}: {error.message}", error.hint) from error
+
+
 def _cost(rung: RungProfile, quality: float | None) -> RungCost:
     latency = rung.latency
     return RungCost(rung.rank, latency.p50_ms, max(latency.p50_ms, latency.p99_ms), rung.energy_mj, quality)
-
-
-def _check_host(profile: Profile, host: Host) -> None:
-    """Refuse what was measured on another kind of machine. What one of the two does not know is no difference."""
-    for fact in ("machine", "cpu", "architecture"):
-        here, there = getattr(host, fact), profile.host.get(fact)
-        if here is not None and there is not None and here != there:
-            raise UsageError(
-                f"the profile is from another device: its {fact} is {there!r}, and here {here!r}", _PROFILE_IT
-            )
 
 
 def _qualities(ladder: RankLadder, asked: str | None) -> tuple[str | None, Mapping[int, float]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from nsn_edge.errors import RankError, UsageError
+from nsn_edge.errors import NsnEdgeError, RankError, UsageError
 from nsn_edge.ladder import RankLadder, uniform_ladder
-from nsn_edge.runtimes.policy import RungCost, RungCosts, rung_costs
+from nsn_edge.runtimes.policy import RungCost, RungCosts, load_costs, rung_costs
 from nsn_edge.runtimes.profiling import Profile
 from nsn_edge.runtimes.profiling.host import Host
 from nsn_edge.runtimes.profiling.result import RungProfile
@@ -99,22 +100,36 @@ OTHER = uniform_ladder([("a", 384, 384, 384), ("b", 384, 1536, 8)], align=8).wit
     ("changed", "ladder", "words"),
     [
         ({"model": "big"}, LADDER, "the profile is of 'big', and the bundle holds 'tiny'"),
-        ({"host": {"machine": "Thor"}}, LADDER, "from another device: its machine is 'Thor', and here 'Orin'"),
-        ({"host": {"cpu": "Xeon"}}, LADDER, "from another device: its cpu is 'Xeon'"),
+        ({"host": {"machine": "Thor"}}, LADDER, "from another device: machine 'Thor', here 'Orin'"),
+        ({"host": {"cpu": "Xeon"}}, LADDER, "from another device: cpu 'Xeon', here 'Cortex'"),
+        ({"host": {}}, LADDER, "from another device: it does not say what it was measured on"),
+        ({"settings": {"threads": 4}}, LADDER, "with another engine: threads 4, here 1"),
         ({"rungs": profile().rungs[1:]}, LADDER, f"the profile lacks rank {LOW}; it has {HALF}, {TOP}"),
         ({}, OTHER, "the profile is of another ladder"),
     ],
 )
 def test_a_profile_of_something_else_is_refused(changed: dict[str, object], ladder: RankLadder, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        rung_costs(replace(profile(), **changed), ladder, model="tiny", host=HERE)
+        rung_costs(replace(profile(), **changed), ladder, model="tiny", host=HERE, engine={"threads": 1})
     assert words in caught.value.message
     assert "nsn-edge profile" in caught.value.hint
 
 
 def test_what_a_profile_does_not_know_of_its_host_is_no_difference() -> None:
-    unknown = replace(profile(), host={})
+    unknown = replace(profile(), host={"cpu": "Cortex"})
     assert rung_costs(unknown, LADDER, host=HERE) == rung_costs(profile(), LADDER)
+
+
+def test_costs_from_a_file_name_it_in_every_refusal(tmp_path: Path) -> None:
+    profile().save(tmp_path / "profile.json")
+    assert load_costs(tmp_path / "profile.json", LADDER, model="tiny", host=HERE) == rung_costs(profile(), LADDER)
+    with pytest.raises(UsageError, match=r"profile\.json: the profile is of 'tiny'"):
+        load_costs(tmp_path / "profile.json", LADDER, model="big")
+    with pytest.raises(UsageError, match=r"no profile at .*absent\.json"):
+        load_costs(tmp_path / "absent.json", LADDER)
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(NsnEdgeError, match=r"broken\.json"):
+        load_costs(tmp_path / "broken.json", LADDER)
 
 
 def test_a_metric_must_be_there_for_every_rung() -> None:
