@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from nsn_edge.cli.common import emit, verb_options
 from nsn_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ _YES_NO = {True: "yes", False: "no"}
     help="Show this trace, or a log of tegrastats, jtop or nvidia-smi, row by row, instead of this device.",
 )
 @click.option("--record", type=click.Path(path_type=Path), help="Write the readings to this new file, as a trace.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON document a line, one for each reading.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show the whole traceback when something fails.")
+@verb_options
 def command(interval: float, count: int | None, trace: Path | None, record: Path | None, as_json: bool) -> None:
     """Show what this device's sensors say: battery, heat, power, energy, clocks.
 
@@ -44,7 +43,7 @@ def command(interval: float, count: int | None, trace: Path | None, record: Path
     unknown: `nsn-edge doctor` says why. A recording is a trace for `simulate`, and whole but for its last line however
     it ends. Ctrl-C ends it well.
     """
-    from nsn_edge.runtimes.telemetry import TraceWriter
+    from nsn_edge.runtimes.telemetry import TraceWriter, reading_to_json
 
     shortest_s = _SHORTEST_S if trace is None else 0.0
     if not shortest_s <= interval <= _LONGEST_S:
@@ -53,11 +52,11 @@ def command(interval: float, count: int | None, trace: Path | None, record: Path
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         readings = stack.enter_context(_device(interval)) if trace is None else _replay(trace)
         writer = None if record is None else stack.enter_context(TraceWriter(record))
-        show = stack.enter_context(_shown(as_json))
+        display = stack.enter_context(_display(as_json))
         for number, reading in enumerate(readings, start=1):
             if writer is not None:
                 writer.write(reading)
-            show(reading)
+            emit(reading_to_json(reading), display(reading), as_json)
             if number == count:
                 break
             time.sleep(interval)
@@ -86,24 +85,20 @@ def _replay(path: Path) -> Iterator[Reading]:
 
 
 @contextlib.contextmanager
-def _shown(as_json: bool) -> Iterator[Callable[[Reading], None]]:
-    """How a reading is shown: as JSON, as a line, or as a table that is renewed."""
-    from nsn_edge.runtimes.telemetry.document import reading_to_json
-
-    if as_json:
-        yield lambda reading: click.echo(json.dumps(reading_to_json(reading), ensure_ascii=False, allow_nan=False))
-    elif sys.stdout.isatty():
+def _display(as_json: bool) -> Iterator[Callable[[Reading], Callable[[Console], None]]]:
+    """What draws a reading for people: in a table that is renewed on a terminal, as a line elsewhere."""
+    if sys.stdout.isatty() and not as_json:
         with Live(console=Console(highlight=False), auto_refresh=False) as live:
-            yield lambda reading: live.update(_table(reading), refresh=True)
-    else:
-        started_s: float | None = None
+            yield lambda reading: lambda _: live.update(_table(reading), refresh=True)
+        return
+    started_s: list[float] = []
 
-        def line(reading: Reading) -> None:
-            nonlocal started_s
-            started_s = reading.time_s if started_s is None else started_s
-            click.echo(_line(reading, reading.time_s - started_s))
+    def line(reading: Reading) -> Callable[[Console], None]:
+        started_s.append(reading.time_s)
+        del started_s[1:]
+        return lambda _: click.echo(_line(reading, reading.time_s - started_s[0]))
 
-        yield line
+    yield line
 
 
 def _table(reading: Reading) -> Table:

@@ -56,6 +56,12 @@ def test_a_json_document_a_line(run: Run, trace: Path) -> None:
     assert documents[2]["battery_pct"] is None
 
 
+def test_the_last_reading_stays_in_the_json_file(run: Run, trace: Path, tmp_path: Path) -> None:
+    path = tmp_path / "now.json"
+    assert run("monitor", "--trace", trace, "--interval", 0, "--count", 2, "--json-file", path).code == 0
+    assert json.loads(path.read_text())["temperature_c"] == 46.0
+
+
 def test_a_line_each_for_people_without_a_terminal(run: Run, trace: Path) -> None:
     done = run("monitor", "--trace", trace, "--interval", 0)
     assert done.out.splitlines() == [
