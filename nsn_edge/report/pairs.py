@@ -120,28 +120,66 @@ def _chart(pairs: Sequence[Pair], best: Sequence[Pair], name: str, colours: Rung
             class_="trend",
         ),
     ]
-    for pair in pairs:
-        at = (x(pair.rung.p50_ms), y(pair.quality))
-        body.append(_mark(pair, at, precisions.index(pair.precision), colours, strong=pair in best))
+    places = [(x(pair.rung.p50_ms), y(pair.quality)) for pair in pairs]
+    labels = _labels(pairs, places, best)
+    for pair, at, named in zip(pairs, places, labels, strict=True):
+        body.append(_mark(pair, at, precisions.index(pair.precision), colours, named))
+    body.append(_legend(precisions))
     summary = "; ".join(f"{pair.label}: {pair.rung.p50_ms:.1f} ms, {pair.quality:.3f}" for pair in pairs)
     label = f"{name} against measured latency, every rank and precision. {summary}"
     return el("svg", body, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label)
 
 
-def _mark(pair: Pair, at: tuple[float, float], kind: int, colours: RungColours, *, strong: bool) -> Markup:
+def _labels(pairs: Sequence[Pair], places: Sequence[tuple[float, float]], best: Sequence[Pair]) -> list[Markup | None]:
+    """A label beside each mark where there is room for it: those worth deploying first. One that would lie on a mark or
+    on another label is left out; the mark still says what it is when it is pointed at."""
+    taken = [(px - 6.0, py - 6.0, px + 6.0, py + 6.0) for px, py in places]
+    labels: list[Markup | None] = [None] * len(pairs)
+    for strong in (True, False):
+        for index, (pair, (px, py)) in enumerate(zip(pairs, places, strict=True)):
+            if (pair in best) is not strong:
+                continue
+            width = len(pair.label) * (8.0 if strong else 7.2)
+            spots = [("end", px - 8, py - 9), ("start", px + 9, py + 14)]
+            spots += [("start", px + 9, py - 9), ("end", px - 8, py + 18)]
+            for anchor, at_x, at_y in spots if strong else [*spots[1:], spots[0]]:
+                left = at_x - width if anchor == "end" else at_x
+                box = (left, at_y - 11, left + width, at_y + 3)
+                inside = box[0] >= _FRAME.left and box[2] <= _WIDTH and box[3] <= _FRAME.bottom
+                if inside and not any(_meet(box, other) for other in taken):
+                    taken.append(box)
+                    class_ = "strong" if strong else "aside"
+                    labels[index] = el("text", pair.label, x=at_x, y=at_y, text_anchor=anchor, class_=class_)
+                    break
+    return labels
+
+
+def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, top, right, bottom) share a point."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _legend(precisions: Sequence[str]) -> Markup:
+    """Which mark is which precision, in the corner below the slow and bad, where few marks are."""
+    items: list[Markup] = []
+    right = _FRAME.right
+    for kind, precision in reversed(list(enumerate(precisions))):
+        right -= len(precision) * 7.6
+        items.append(el("text", precision, x=right, y=_FRAME.bottom - 9, class_="aside"))
+        items.append(_shape((right - 10, _FRAME.bottom - 13), kind, "fill:var(--soft)"))
+        right -= 32
+    return el("g", items)
+
+
+def _shape(at: tuple[float, float], kind: int, style: str) -> Markup:
     """A disc for the first precision, a square for the second, a diamond for the others."""
-    style = f"fill:{colours(pair.rung.rank)}"
     at_x, at_y = at
+    if kind == 0:
+        return el("circle", cx=at_x, cy=at_y, r=5.5, style=style)
     turned = f"rotate(45 {at_x:.1f} {at_y:.1f})" if kind > 1 else None
-    shape = (
-        el("circle", cx=at_x, cy=at_y, r=5.5, style=style)
-        if kind == 0
-        else el("rect", x=at_x - 5, y=at_y - 5, width=10, height=10, style=style, transform=turned)
-    )
+    return el("rect", x=at_x - 5, y=at_y - 5, width=10, height=10, style=style, transform=turned)
+
+
+def _mark(pair: Pair, at: tuple[float, float], kind: int, colours: RungColours, label: Markup | None) -> Markup:
     title = f"{pair.label}, rank {pair.rung.rank}: {pair.rung.p50_ms:.1f} ms, quality {pair.quality:.3f}"
-    label = (
-        el("text", pair.label, x=at_x - 6, y=at_y - 9, text_anchor="end", class_="strong")
-        if strong
-        else el("text", pair.label, x=at_x + 9, y=at_y + 14, class_="aside")
-    )
-    return el("g", el("title", title), shape, label)
+    return el("g", el("title", title), _shape(at, kind, f"fill:{colours(pair.rung.rank)}"), label)

@@ -36,6 +36,7 @@ from nsn_edge.runtimes.profiling.memory import (
     resident_memory_mb,
 )
 from nsn_edge.runtimes.profiling.result import Profile, RungProfile
+from nsn_edge.runtimes.profiling.sensors import energy_sensor
 from nsn_edge.runtimes.profiling.stats import LatencyStats
 from nsn_edge.runtimes.profiling.turns import Turns
 from nsn_edge.runtimes.profiling.warnings import warnings_about
@@ -132,7 +133,7 @@ def profile_bundle(
     watcher = None if source is None else Watcher(source, clock)
     meter = None
     if source is not None and settings.energy.turn_s > 0:
-        meter = EnergyMeter(source, clock, sleep)
+        meter = EnergyMeter(energy_sensor(source), clock, sleep)
         meter.measure_idle(settings.energy.idle_s)
     turns = Turns(watcher)
     own_peak, before_mb, device_before_mb = reset_peak_memory(), resident_memory_mb(), _device_mb(engine)

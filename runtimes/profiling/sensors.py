@@ -9,7 +9,7 @@ from typing import Any
 
 from nsn_edge.errors import NsnEdgeError
 from nsn_edge.runtimes.profiling.device import runs_on_gpu
-from nsn_edge.runtimes.telemetry import Clock, Combined, NvmlGpu, Reading, TelemetrySource, linux_telemetry
+from nsn_edge.runtimes.telemetry import Clock, DeviceTelemetry, NvmlGpu, Reading, TelemetrySource, device_telemetry
 
 
 class GpuSensors:
@@ -33,18 +33,33 @@ class GpuSensors:
 
 
 @contextlib.contextmanager
-def sensors_for(engine: Mapping[str, Any], clock: Clock = time.monotonic) -> Iterator[TelemetrySource]:
-    """The sensors for an engine: the machine's own; for one that runs on a GPU first that GPU's, if NVML has it.
+def sensors_for(engine: Mapping[str, Any], clock: Clock = time.monotonic) -> Iterator[DeviceTelemetry]:
+    """The sensors for an engine: the machine's own, but for its GPU if the engine does not run there; the GPU's first,
+    if it does and NVML has it. A Jetson's board comes before either.
 
     Args:
         engine: `engine.describe()`.
         clock: monotonic seconds.
     """
-    machine = linux_telemetry(clock=clock)
     with contextlib.ExitStack() as stack:
-        source: TelemetrySource = machine
+        parts = dict(stack.enter_context(device_telemetry(clock=clock)).parts)
+        parts.pop("gpu", None)
         if runs_on_gpu(engine):
-            # On a Jetson, without a driver or without nvidia-ml-py there is no NVML, and the board's sensors tell.
+            first = {"jetson": parts.pop("jetson")} if "jetson" in parts else {}
+            # Without a driver or without nvidia-ml-py there is no NVML, and the machine's sensors tell.
             with contextlib.suppress(NsnEdgeError):
-                source = Combined(GpuSensors(stack.enter_context(NvmlGpu.open()), clock), machine, clock=clock)
-        yield source
+                first["gpu"] = GpuSensors(stack.enter_context(NvmlGpu.open()), clock)
+            parts = {**first, **parts}
+        yield DeviceTelemetry(parts, clock)
+
+
+def energy_sensor(source: TelemetrySource) -> TelemetrySource:
+    """The part of a source that tells of energy: the first with a counter of it, else the first with power. While
+    energy is measured it is asked often, and asking all the others would cost what is to be measured."""
+    parts: Mapping[str, TelemetrySource] = getattr(source, "parts", {})
+    for name in ("energy_j", "power_mw"):
+        for part in parts.values():
+            with contextlib.suppress(Exception):  # a sensor may raise anything
+                if getattr(part.read(), name) is not None:
+                    return part
+    return source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -99,3 +100,21 @@ EXAMPLE: dict[str, Any] = {
     ],
     "warnings": [],
 }
+
+
+def test_labels_of_pairs_that_are_close_do_not_lie_on_each_other(report_data: Sample) -> None:
+    data = report_data()
+    near = copy.deepcopy(dict(data.profile))
+    near["settings"]["precision"] = "fp16"
+    for rung in near["rungs"]:
+        rung["p50_ms"] *= 0.98
+    page = build_report(replace(data, others=[near, in_int8(data.profile)]))
+    chart = page[page.index("every rank and precision") :].split("</svg>")[0]
+    text = r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)" class="(?:strong|aside)">(\w+ [^<]+)</text>'
+    boxes = []
+    for x, y, anchor, label in re.findall(text, chart):
+        right = float(x) if anchor == "end" else float(x) + 6 * len(label)
+        boxes.append((right - 6 * len(label), float(y) - 10, right, float(y)))
+    assert len(boxes) > 10
+    for one, other in itertools.combinations(boxes, 2):
+        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]

@@ -9,7 +9,7 @@ import pytest
 from timed_engine import CALL_MJ, RUN_MS, FakeEngine, FakeSensors
 
 from nsn_edge.bundle import Bundle
-from nsn_edge.errors import NsnEdgeError, UsageError
+from nsn_edge.errors import EngineError, NsnEdgeError, UsageError
 from nsn_edge.runtimes.profiling import (
     EnergyMethod,
     EnergySettings,
@@ -17,8 +17,9 @@ from nsn_edge.runtimes.profiling import (
     Profile,
     ProfileSettings,
     profile_bundle,
+    sensors,
 )
-from nsn_edge.runtimes.telemetry import Reading
+from nsn_edge.runtimes.telemetry import DeviceTelemetry, Reading
 
 FEW = MeasureSettings(warmup=1, min_repetitions=10, min_time_s=0.0)
 
@@ -123,3 +124,60 @@ def test_bad_settings_and_bad_documents(tiny_bundle: tuple[Path, Any]) -> None:
             EnergySettings(**change)
     with pytest.raises(NsnEdgeError, match="energy is not readable"):
         EnergyMethod.from_json({"kind": "counter"})
+
+
+def test_only_the_part_that_knows_is_asked_often(tiny_bundle: tuple[Path, Any]) -> None:
+    engine = FakeEngine()
+    counter, asked = FakeSensors(engine), [0]
+
+    class Slow:
+        """A part that tells nothing of energy, or raises."""
+
+        def read(self) -> Reading:
+            asked[0] += 1
+            if asked[0] % 2:
+                raise OSError
+            return Reading(engine.now_s, temperature_c=50.0)
+
+    parts = {"slow": Slow(), "meter": FakeSensors(engine, counter=False), "counter": counter}
+    found = profile(tiny_bundle[0], engine, DeviceTelemetry(parts, engine.clock))
+    assert found.energy is not None
+    assert found.energy.kind == "counter"
+    assert found.rungs[0].energy_mj == pytest.approx(CALL_MJ[2], rel=0.02)
+    assert asked[0] < 10
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_gpus_sensors_are_of_an_engine_that_runs_there(monkeypatch: pytest.MonkeyPatch, on_gpu: bool) -> None:
+    class Gpu:
+        closed = False
+
+        def __enter__(self) -> Gpu:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            Gpu.closed = True
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda: {"energy_mj": 5e6, "power_mw": 9e4, "sm_clock_mhz": 1200.0}.get(name)
+
+    monkeypatch.setattr(sensors.NvmlGpu, "open", lambda: Gpu())
+    with sensors.sensors_for({"provider": "cuda" if on_gpu else "cpu"}) as source:
+        assert ("gpu" in source.parts) is on_gpu
+        reading = source.read()
+        if on_gpu:
+            assert (reading.power_mw, reading.gpu_mhz) == (9e4, 1200.0)
+            gpu = sensors.energy_sensor(source)
+            assert isinstance(gpu, sensors.GpuSensors)
+            assert gpu.read().energy_j == 5e3
+    assert Gpu.closed is on_gpu
+
+
+def test_without_nvml_the_machine_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise EngineError("NVML does not start")
+
+    monkeypatch.setattr(sensors.NvmlGpu, "open", absent)
+    with sensors.sensors_for({"provider": "cuda"}) as source:
+        assert "gpu" not in source.parts
+        assert source.read().gpu_mhz is None
