@@ -155,10 +155,17 @@ def test_rails_are_found_through_the_driver_where_the_class_is_missing(tmp_path:
     assert read(tmp_path).power_mw == 5000.0
 
 
-def test_an_unconnected_channel_and_the_sum_of_shunts_are_no_rails(tmp_path: Path) -> None:
+def test_an_unconnected_channel_and_the_sum_of_shunts_are_no_rails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest: opened.append(Path(path).name) or real(path, *rest))
     write_ina3221(tmp_path, 0, {"NC1": (5000, 100), "VDD_SOC": (5000, 100), "NC2": (5000, 100)})
     write_ina3221x(tmp_path, "1-0041", {"NC": 300, "VDD_CPU": 100})
     assert read(tmp_path).rails_mw == {"VDD_SOC": 500.0, "VDD_CPU": 100.0}
+    asked = [name for name in opened if name.endswith("_input")]
+    assert asked == ["in2_input", "curr2_input", "in_power1_input"], "each costs the bus"
 
 
 @pytest.mark.parametrize("missing", ["in1_input", "curr1_input", "in1_label"])

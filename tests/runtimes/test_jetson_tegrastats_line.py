@@ -180,6 +180,7 @@ def test_the_rails(field: str, rails: dict[str, float]) -> None:
         ("tj@201C", {}),
         ("tj@36.03", {}),
         ("tj@nanC", {}),
+        ("tj@36Cx", {}),
         ("tj@36.031C/40C tj@1C", {"tj": 36.031}),
         ("VIC 31%@115", {}),
     ],

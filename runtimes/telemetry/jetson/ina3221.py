@@ -34,7 +34,7 @@ class PowerRails:
         rails: dict[str, float] = {}
         for label, measured_mw in (*self._hwmon(), *self._iio()):
             power_mw = rail_power_mw(measured_mw)
-            if power_mw is not None and label != NOT_CONNECTED:
+            if power_mw is not None:
                 rails.setdefault(label, power_mw)
         return rails
 
@@ -50,7 +50,7 @@ class PowerRails:
         for chip in chips:
             for channel in (1, 2, 3):
                 label = self._files.text(chip / f"in{channel}_label")
-                if label is None or label == NOT_CONNECTED:
+                if label is None or label == NOT_CONNECTED:  # its figures are never asked for: each costs the bus
                     continue
                 volts_m = self._files.number(chip / f"in{channel}_input")
                 amps_m = self._files.number(chip / f"curr{channel}_input")
