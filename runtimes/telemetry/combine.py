@@ -79,6 +79,10 @@ class Aged:
         # Answers are counted once, by the reading that first told of them.
         return replace(aged, work=reading.work) if is_new and reading.work is not None else aged
 
+    def forget(self) -> None:
+        """Know nothing until the next reading, as after the device slept."""
+        self._memory.forget()
+
 
 def checked_age_s(max_age_s: float) -> float:
     """The argument, if it can be a largest age.
@@ -116,11 +120,18 @@ class Combined:
         self._sources = tuple(Aged(source, max_age_s, clock) for source in sources)
         self._clock = clock
         self._meters: dict[int, EnergyMeter] = {}
+        self._max_age_s = max_age_s
+        self._slept_s: float | None = None
 
     def read(self) -> Reading:
         """Never raises: a source that does counts as silent. The time is the clock's when all have answered; `age_s`
         says how long before that the oldest value was read."""
         readings = [source.read() for source in self._sources]
+        if self._has_slept(readings):
+            # One source saw it by the wall clock, and the others' memories are from before.
+            for source in self._sources:
+                source.forget()
+            readings = [source.read() for source in self._sources]
         now = self._clock()
         known: dict[str, Any] = {}
         for name in (*FIELDS, "wall_s", "work"):
@@ -136,6 +147,13 @@ class Combined:
             rails_mw=rails,
             age_s=max((now - reading.time_s + reading.age_s for reading in readings if _tells(reading)), default=0.0),
         )
+
+    def _has_slept(self, readings: Sequence[Reading]) -> bool:
+        told = next((reading for reading in readings if reading.wall_s is not None), None)
+        if told is None or told.wall_s is None:
+            return False
+        before_s, self._slept_s = self._slept_s, told.wall_s - told.time_s
+        return before_s is not None and self._slept_s - before_s > self._max_age_s
 
     def _energy_j(self, readings: Sequence[Reading]) -> float | None:
         for index, reading in enumerate(readings):

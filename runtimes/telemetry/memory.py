@@ -51,7 +51,7 @@ class Memory:
         if reading.wall_s is not None:
             slept_s = reading.wall_s - taken_s
             if self._slept_s is not None and slept_s - self._slept_s > self._max_age_s:
-                self._forget()
+                self.forget()
             self._slept_s = slept_s
             self._wall = (taken_s, reading.wall_s)
         # A source that does not know its own age has no value worth keeping.
@@ -88,7 +88,8 @@ class Memory:
             age_s=max(now_s - oldest_s, 0.0),
         )
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Know nothing any more."""
         self._known.clear()
         self._rails.clear()
         self._wall = self._event_s = None

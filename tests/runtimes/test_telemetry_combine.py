@@ -393,3 +393,13 @@ def test_a_source_that_blinks_is_not_replaced_at_once() -> None:
         clock.now_s = now_s
         seen.append(source.read().power_mw)
     assert seen == [20_000.0, 20_000.0, 9_000.0]
+
+
+def test_no_part_remembers_what_was_before_the_device_slept() -> None:
+    clock = HandClock(0.0)
+    silent = Scripted(Reading(0.0, battery_pct=80.0), Reading(1.0))
+    wall = Scripted(Reading(0.0, wall_s=1e9), Reading(1.0, wall_s=1e9 + 3601.0))
+    source = Combined(silent, wall, clock=clock)
+    assert source.read().battery_pct == 80.0
+    clock.now_s = 1.0
+    assert source.read() == Reading(1.0, wall_s=1e9 + 3601.0)

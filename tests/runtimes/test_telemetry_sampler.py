@@ -11,7 +11,7 @@ import pytest
 from sensor_tree import HandClock
 
 from nsn_edge.errors import UsageError
-from nsn_edge.runtimes.telemetry import Fault, FaultyTelemetry, NoTelemetry, Reading, Sampler
+from nsn_edge.runtimes.telemetry import Fault, FaultyTelemetry, NoTelemetry, Reading, Sampler, chances
 from nsn_edge.runtimes.telemetry.sampler import MOST_HANGING
 
 PATIENCE_S = 60.0
@@ -284,3 +284,32 @@ def test_a_senseless_interval_is_refused(interval_s: float) -> None:
 def test_a_senseless_age_is_refused_here_too() -> None:
     with pytest.raises(UsageError, match="largest age"):
         Sampler(NoTelemetry(), max_age_s=-1.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_faults_of_every_kind_by_chance(seed: int) -> None:
+    """Readers get an answer that can be, and no older than it may be, whatever befalls the source and its thread."""
+    clock = HandClock(0.0)
+
+    class Weather:
+        def read(self) -> Reading:
+            clock.now_s += 1.0
+            return Reading(clock.now_s, battery_pct=50.0, temperature_c=60.0, wall_s=1e9 + clock.now_s)
+
+    faulty = FaultyTelemetry(Weather(), chances(0.08), seed, sleep=lambda _: None)
+    counted = threading.Semaphore(0)
+
+    class Counting:
+        def read(self) -> Reading:
+            counted.release()
+            return faulty.read()
+
+    with Sampler(Counting(), 1e-6, max_age_s=10.0, clock=clock) as sampler:
+        while sum(faulty.injected.values()) < 400 or set(faulty.injected) != set(Fault):
+            while not counted.acquire(timeout=0.001):
+                sampler.read()  # a thread that died is started again by this
+                clock.now_s += 0.001
+            reading = sampler.read()
+            assert reading.temperature_c in (None, 60.0)
+            assert reading.battery_pct in (None, 50.0)
+            assert 0.0 <= reading.age_s <= 10.0 + 1e-6
