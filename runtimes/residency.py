@@ -158,16 +158,8 @@ class RungStore:
         with self._lock:
             if self._closed:
                 return
-            before = self._entries.get(lease.rank)
             lease.dropped = False
-            self._entries[lease.rank] = lease
-            self._touch(lease)
-            victims = self._take_victims()
-            if before is not None:
-                before.dropped = True
-                if not before.users:
-                    self._held_bytes -= self._costs[lease.rank]
-                    victims.append(before)
+            victims = [*self._put(lease), *self._take_victims()]
         self._free_later(victims)
         self._on_load(lease.rank, lease.load_ms)
 
@@ -238,11 +230,25 @@ class RungStore:
             raise
         with self._lock:
             del self._loading[rank]
-            self._entries[rank] = entry
-            self._touch(entry)
+            replaced = self._put(entry)
         pending.set_result(None)
+        self._free_later(replaced)
         self._on_load(rank, entry.load_ms)
         return entry
+
+    def _put(self, entry: Lease) -> list[Lease]:
+        """Make a graph the one of its rank; what it replaces (a fresh one may have been adopted during a load) is given
+        back to be freed, unless it is in use. The lock is held."""
+        before = self._entries.get(entry.rank)
+        self._entries[entry.rank] = entry
+        self._touch(entry)
+        if before is None:
+            return []
+        before.dropped = True
+        if before.users:
+            return []
+        self._held_bytes -= self._costs[entry.rank]
+        return [before]
 
     def _loaded(self, rank: int, *, dropped: bool = False) -> Lease:
         start = time.perf_counter()

@@ -395,3 +395,42 @@ def test_a_neighbour_that_cannot_be_loaded_is_left_alone(
             wait_until_idle(session)
         assert told(events, "load_failed") == [(8, None)]
         assert faults.loaded.count(8) == 1
+
+
+def test_a_rung_loaded_twice_at_once_is_counted_once(tiny_bundle: TinyBundle, faults: Faults) -> None:
+    """The background is loading the rung when a request, too, needs it afresh."""
+    loading, go_on = threading.Event(), threading.Event()
+    plain = faults.engine.engine
+
+    class Slow:
+        name, owns_threads = "slow", True
+
+        def load(self, graph_path: Path):  # type: ignore[no-untyped-def]
+            if threading.current_thread().name.startswith("nsn-edge-loader") and _rank(graph_path) == TOP:
+                loading.set()
+                assert go_on.wait(PATIENCE_S)
+            return faults.engine.load(graph_path)
+
+        def describe(self) -> dict[str, object]:
+            return plain.describe()
+
+    with EdgeSession.open(tiny_bundle[0], engine=Slow(), listener=lambda event: None) as slow:
+        for done in slow.preload([8]):
+            done.result(PATIENCE_S)
+        faults.runs = {TOP}
+        assert slow.run({"x": X}).rank == 8  # drops the top rung and has it loaded in the background
+        assert loading.wait(PATIENCE_S)
+        failing = [8]  # now the stand-in fails, too; afresh the top rung answers
+
+        def fail_next(rank: int) -> None:
+            faults.runs = {failing.pop(0)} if failing and failing[0] == rank else set()
+
+        faults.on_run = fail_next
+        assert_right(slow.run({"x": X}), tiny_bundle[1], TOP, degraded=False)
+        faults.on_run, faults.runs = (lambda rank: None), set()
+        go_on.set()
+        for done in slow.preload([2]):
+            done.result(PATIENCE_S)
+        assert slow.run({"x": X}).rank == TOP
+        costs = {rank: slow.bundle.graph(rank).weight_bytes or 0 for rank in ALL_RUNGS}
+        assert slow._store._held_bytes == sum(costs[rank] for rank in slow.resident_ranks)  # type: ignore[attr-defined]
