@@ -31,6 +31,8 @@ KINDS = ("rung", "dynamic")
 _FORM = {"rung": "static", "dynamic": "sliced"}
 _GRAPHS = {"fp32": ("fp32", "tf32", "fp16", "bf16"), "fp16": ("fp16",)}
 """By the precision of a graph: what an engine of it may compute with."""
+UNREAD_OPERATORS = {"int8": ("DynamicQuantizeLinear", "MatMulInteger"), "int4": ("MatMulNBits",)}
+"""By the precision of a graph that cannot be built: what TensorRT's parser refuses of it (TensorRT-RTX 1.7)."""
 _KERNELS_BYTES = 16_000_000
 """What a profile adds besides weights: kernels and tables. MiniLM and Llamas came to 3 to 9 MB each."""
 LEVELS = range(6)
@@ -195,9 +197,11 @@ def _graph(bundle: Bundle, rank: int | None, form: str) -> Artifact:
             and artifact.precision in _GRAPHS
         ):
             return artifact
+    operators = UNREAD_OPERATORS.get(first.precision or "", ())
     raise UsageError(
-        f"{first.path} is {first.precision}, and engines are built from graphs in {' or '.join(_GRAPHS)}",
-        "export the bundle with them",
+        f"{first.path} is {first.precision}, and engines are built from graphs in {' or '.join(_GRAPHS)}"
+        + (f": TensorRT's parser does not read {' or '.join(operators)}" if operators else ""),
+        "export the checkpoint once more, with --precision fp16 or fp32",
     )
 
 

@@ -19,13 +19,16 @@ from tiny_bundle import TinyModel, sign, write_tiny_bundle
 
 from nsn_edge.bundle import Bundle
 from nsn_edge.bundle.engines import EngineDevice, record_path
+from nsn_edge.checkpoint import Checkpoint
 from nsn_edge.errors import EngineError, MissingDependencyError, NsnEdgeError, RankError, UsageError
+from nsn_edge.export.exporter import ExportConfig, export_bundle
+from nsn_edge.export.graph import Graph
 from nsn_edge.export.tensorrt import build as build_module
 from nsn_edge.export.tensorrt import gpu
 from nsn_edge.export.tensorrt.build import build, plan_build
 from nsn_edge.export.tensorrt.checks import Room, check_room, memory_bytes
 from nsn_edge.export.tensorrt.library import Library
-from nsn_edge.export.tensorrt.plan import BuildConfig, plan_jobs
+from nsn_edge.export.tensorrt.plan import UNREAD_OPERATORS, BuildConfig, plan_jobs
 from nsn_edge.export.tensorrt.shapes import SizeRange, check_sizes
 
 SIZES = {"batch_size": SizeRange(1, 1, 4)}
@@ -55,6 +58,29 @@ def test_a_graph_that_the_parser_refuses(bundle: Bundle) -> None:
     assert "TensorRT-RTX refuses rank-005.onnx at node 'the_culprit' (NoSuchOperator): " in caught.value.message
     assert "\n" not in str(caught.value)
     assert not (bundle.path / "engines").exists()
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_quantised_graphs_are_refused_for_what_the_parser_does_not_read(
+    precision: str, bert_checkpoint: Checkpoint, bert_graph: Graph, tmp_path: Path
+) -> None:
+    config = ExportConfig(fractions=(), ranks=(8,), precision=precision)
+    quantised = export_bundle(bert_checkpoint, tmp_path / "b", config, graph=bert_graph)
+    operators = UNREAD_OPERATORS[precision]
+    with pytest.raises(UsageError) as caught:
+        plan_jobs(quantised, BuildConfig())
+    assert f"rank-008.onnx is {precision}, and engines" in caught.value.message
+    assert f"TensorRT's parser does not read {' or '.join(operators)}" in caught.value.message
+    assert "--precision fp16" in caught.value.hint
+    library = rtx()
+    builder = library.module.Builder(library.logger)
+    flag = 1 << int(library.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flag)  # which the parser does not keep alive
+    parser = library.module.OnnxParser(network, library.logger)
+    assert not parser.parse_from_file(str(quantised.file(quantised.graph(8))))
+    refused = {parser.get_error(number).node_operator() for number in range(parser.num_errors)}
+    assert refused == set(operators)
+    library.logger.forget()
 
 
 def test_weights_that_the_parser_does_not_find(bundle: Bundle) -> None:
