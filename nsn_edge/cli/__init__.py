@@ -26,6 +26,7 @@ VERBS = {
     "report": "draw profiles as a page: which rank, in which precision",
     "difficulty": "how certain a low rung must be, so that hard questions get the big model",
     "run": "answer a query at a rank, or one chosen by policy",
+    "policy": "check a policy file, and what it comes to",
     "simulate": "replay a telemetry trace through a policy",
     "monitor": "what this device's sensors say, live; or a trace",
     "inspect": "explain a bundle or a checkpoint",

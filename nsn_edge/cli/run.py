@@ -19,11 +19,12 @@ from nsn_edge.cli.classify import Classifying, classify_options, classify_texts
 from nsn_edge.cli.common import emit, progress_bar, read_texts, verb_options
 from nsn_edge.cli.engines import EngineChoice, engine_options
 from nsn_edge.cli.prompt import Prompting, continue_prompts, prompt_options
-from nsn_edge.errors import UsageError
+from nsn_edge.errors import NsnEdgeError, UsageError
 
 if TYPE_CHECKING:
     from nsn_edge.corpus import Passage
     from nsn_edge.runtimes.difficulty import DifficultyRule
+    from nsn_edge.runtimes.policy import RungCosts
     from nsn_edge.runtimes.session import EdgeSession
 
 _SHOWN_CHARS = 240
@@ -37,6 +38,11 @@ _SHOWN_CHARS = 240
 @click.option("--rank", type=int, help="Answer at this rank. Default: the top one.")
 @click.option("--flops", type=float, help="Answer at the best rank within this fraction of the dense linear FLOPs.")
 @click.option("--policy", type=click.Path(path_type=Path), help="Let this policy choose, from this device's sensors.")
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path),
+    help="With --policy: what the rungs cost here, from nsn-edge profile. Default: the one in the bundle, if there is.",
+)
 @click.option("--top-k", default=3, show_default=True, type=click.IntRange(1), help="How many passages to show.")
 @click.option(
     "--texts",
@@ -70,6 +76,7 @@ def command(
     rank: int | None,
     flops: float | None,
     policy: Path | None,
+    profile: Path | None,
     top_k: int,
     texts: Path | None,
     index_rank: int | None,
@@ -96,6 +103,8 @@ def command(
 
     if sum(choice is not None for choice in (rank, flops, policy)) > 1:
         raise UsageError("--rank, --flops and --policy each choose the rank", "give one of them")
+    if profile is not None and policy is None:
+        raise UsageError("--profile tells a policy what the rungs cost", "give --policy FILE, too")
     if inputs is not None and (queries or texts):
         raise UsageError("--inputs runs arrays, --query and --texts search", "give the ones or the others")
     if prompting.prompts and (queries or texts or inputs is not None):
@@ -120,7 +129,7 @@ def command(
             rank = ladder.rung_within(flops).rank if form == "static" else ladder.rank_for_fraction(flops)
         if rank is not None:
             session.switch(rank).result()
-        with _governed(session, policy):
+        with _governed(session, policy, profile):
             if prompting.prompts:
                 continue_prompts(session, prompting, as_json)
             elif inputs is not None:
@@ -134,16 +143,17 @@ def command(
 
 
 @contextlib.contextmanager
-def _governed(session: EdgeSession, policy_file: Path | None) -> Iterator[None]:
+def _governed(session: EdgeSession, policy_file: Path | None, profile: Path | None) -> Iterator[None]:
     """Let a policy choose the rank: once before the first answer, then every second."""
     if policy_file is None:
         yield
         return
     from nsn_edge.runtimes.governor import Governor
-    from nsn_edge.runtimes.policy import RungPolicy, load_policy
+    from nsn_edge.runtimes.policy import build_policy, load_policy
     from nsn_edge.runtimes.telemetry import Sampler, device_telemetry
 
-    policy = RungPolicy(load_policy(policy_file), session.ladder)
+    needed = bool(load_policy(policy_file).needs_costs)
+    policy = build_policy(policy_file, session.ladder, _costs(session, profile, needed))
     with device_telemetry() as device, Sampler(device) as sampler:
         governor = Governor(sampler, policy, session)
         decision = governor.tick()
@@ -151,6 +161,26 @@ def _governed(session: EdgeSession, policy_file: Path | None) -> Iterator[None]:
         click.echo(f"rank {decision.rank}: {decision.reason}", err=True)
         with governor:
             yield
+
+
+def _costs(session: EdgeSession, profile: Path | None, needed: bool) -> RungCosts | None:
+    """What the rungs cost on this device with this engine; None where nobody measured it and nobody has to know."""
+    from nsn_edge.runtimes.policy import load_costs
+    from nsn_edge.runtimes.profiling import default_profile_path, describe_host
+
+    host, engine = describe_host(), session.engine.describe()
+    path = profile or default_profile_path(session.bundle.path, host, engine)
+    if profile is None and not path.is_file():
+        return None
+    try:
+        return load_costs(
+            path, session.ladder, model=session.bundle.manifest.model, host=host, engine=engine, form=session.form
+        )
+    except NsnEdgeError as error:
+        if profile is not None or needed:
+            raise
+        click.echo(f"the policy goes by FLOPs: {error.message}", err=True)
+        return None
 
 
 def _search(

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from nsn_edge.cli.common import emit, progress_bar, verb_options
 from nsn_edge.cli.scenario import draw, print_report, run_scenario
-from nsn_edge.errors import EngineError, NsnEdgeError, UsageError
+from nsn_edge.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from nsn_edge.bundle import Bundle
     from nsn_edge.progress import Progress
-    from nsn_edge.runtimes.policy import RankPolicy, RungCosts
+    from nsn_edge.runtimes.policy import RankPolicy
     from nsn_edge.runtimes.simulation import SimulationResult
     from nsn_edge.runtimes.telemetry import TelemetryTrace
 
@@ -83,7 +83,7 @@ def command(
     """
     from nsn_edge.bundle import Bundle
     from nsn_edge.runtimes.data import DEFAULT_POLICY, FIELD_SHIFT_TRACE
-    from nsn_edge.runtimes.policy import build_policy, load_policy
+    from nsn_edge.runtimes.policy import build_policy, load_costs, load_policy
     from nsn_edge.runtimes.simulation import load_scenario
     from nsn_edge.runtimes.telemetry import load_trace
 
@@ -103,7 +103,8 @@ def command(
         alone = no_queries or scenario is not None
         opened = Bundle.open(bundle, check_hashes=not alone, progress=progress)
         ladder = opened.manifest.ladder
-        costs = None if profile_path is None else _costs(profile_path, opened)
+        # The profile may be from any device: that is the one to simulate.
+        costs = None if profile_path is None else load_costs(profile_path, ladder, model=opened.manifest.model)
         policy = build_policy(policy_path, ladder, costs)
         if scenario is not None and costs is not None:
             report = run_scenario(trace, scenario, costs, policy, seed, progress)
@@ -120,19 +121,6 @@ def command(
             f"first: {result.first_failure}",
             "nsn-edge inspect checks the bundle's files",
         )
-
-
-def _costs(path: Path, bundle: Bundle) -> RungCosts:
-    """The costs of the bundle's rungs. The profile may be from any device: that is the one to simulate."""
-    from nsn_edge.runtimes.policy import rung_costs
-    from nsn_edge.runtimes.profiling import Profile
-
-    try:
-        return rung_costs(Profile.load(path), bundle.manifest.ladder, model=bundle.manifest.model)
-    except NsnEdgeError as error:
-        if str(path) in error.message:
-            raise
-        raise type(error)(f"{path}: {error.message}", error.hint) from error
 
 
 def _replay(

@@ -165,15 +165,24 @@ def load_costs(
     model: str | None = None,
     host: Host | None = None,
     engine: Mapping[str, Any] | None = None,
+    form: str | None = None,
 ) -> RungCosts:
     """`rung_costs` of a profile's file. Every error names the file.
 
+    Args:
+        path: of the profile.
+        ladder: as for `rung_costs`, and so the others.
+        model: see there.
+        host: see there.
+        engine: see there.
+        form: whose configuration is read where the file has several; by default the first.
+
     Raises:
-        UsageError: there is no such file, or `rung_costs` refuses it.
+        UsageError: there is no such file or configuration, or `rung_costs` refuses it.
         NsnEdgeError: it is not a profile.
     """
     try:
-        return rung_costs(Profile.load(path), ladder, model=model, host=host, engine=engine)
+        return rung_costs(Profile.load(path, form=form), ladder, model=model, host=host, engine=engine)
     except NsnEdgeError as error:
         if str(path) in error.message:
             raise
