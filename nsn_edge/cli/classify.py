@@ -74,9 +74,9 @@ def classify_texts(session: EdgeSession, texts: Iterable[str], rule: DifficultyR
 
         def render(console: Console, found: Any = found) -> None:
             shown = found.text if len(found.text) <= _SHOWN_CHARS else found.text[: _SHOWN_CHARS - 2] + " …"
-            console.print(f"[bold]{escape(found.label)}[/]  {found.probability:.1%}  {escape(shown)}")
+            console.print(f"[bold]{escape(found.label)}[/]  {found.probability:.1%}  {escape(shown)}", soft_wrap=True)
             why = f": {found.why}" if found.why else ""
-            console.print(f"  rank {found.rank}, {found.latency_ms:.1f} ms{why}", highlight=False, markup=False)
+            console.print(f"  rank {found.rank}, {found.latency_ms:.1f} ms{why}", markup=False, soft_wrap=True)
 
         emit(found.to_json(), render, as_json)
     if cascade is not None:

@@ -57,10 +57,11 @@ def cascade_svg(
         shown = [point for line in (rungs, *curves) for point in line]
         highest = max(float(point["flops_fraction"]) for point in shown)
         # What lies far below would press the rest, which differs by a point or less, into one line.
-        lowest = min([top - _WORST, *(float(point["right"]) for point in (chosen, *rungs[-2:]))])
+        lowest = max(min(float(point["right"]) for point in rungs), top - _WORST)
+        lowest = min(lowest, float(chosen["right"]), top - (max_loss_points or 0.0) / 100)
         best = max(float(point["right"]) for point in (chosen, *shown))
         x = Scale(0.0, max(1.06, highest * 1.02), _FRAME.left, _FRAME.right)
-        y = Scale(lowest - 0.002, best + 0.004, _FRAME.bottom, _FRAME.top)
+        y = Scale(lowest - (best - lowest) * 0.2, best + (best - lowest) * 0.15, _FRAME.bottom, _FRAME.top)
         body = [*_axes(x, y), *(_least(y, top, max_loss_points))]
         body += [_line(_inside(x, y, curve), "cascade") for curve in curves]
         body += [_line(_inside(x, y, rungs), "trend"), *(_rung(x, y, rung) for rung in rungs)]
@@ -87,7 +88,7 @@ def _axes(x: Scale, y: Scale) -> tuple[Markup, Markup]:
     labels = [f"{text} %" for text in tick_labels([round(100 * stop, 8) for stop in stops])]
     return (
         y_axis(_FRAME, y, stops, labels),
-        x_axis(_FRAME, x, shares, [f"{share:.0%}" for share in shares], "mean linear FLOPs of an answer"),
+        x_axis(_FRAME, x, shares, [percent(share) for share in shares], "mean linear FLOPs of an answer"),
     )
 
 
@@ -97,7 +98,14 @@ def _least(y: Scale, top: float, points: float | None) -> list[Markup]:
     at = y(top - points / 100)
     return [
         el("line", x1=_FRAME.left, y1=at, x2=_FRAME.right, y2=at, class_="least"),
-        el("text", f"{points:g} points below the top rung", x=_FRAME.left + 6, y=at - 5, class_="aside"),
+        el(
+            "text",
+            f"{points:g} points below the top rung",
+            x=_FRAME.right,
+            y=at + 15,
+            text_anchor="end",
+            class_="aside",
+        ),
     ]
 
 
@@ -123,14 +131,14 @@ def _rung(x: Scale, y: Scale, rung: Mapping[str, Any]) -> Markup:
     if rung["right"] < y.low:
         return Markup("")
     at_x, at_y, label = x(rung["flops_fraction"]), y(rung["right"]), percent(rung["flops_fraction"])
-    note = el("title", f"rank {rung['rank']}, {label}: {rung['right']:.2%}")
+    note = el("title", f"rank {rung['rank']}, {label}: {100 * rung['right']:.2f}\N{NO-BREAK SPACE}%")
     text = el("text", label, x=at_x + 2, y=at_y + 19, text_anchor="middle", class_="strong")
     return el("g", note, el("circle", cx=at_x, cy=at_y, r=5.5, class_="rung"), text)
 
 
 def _chosen(x: Scale, y: Scale, chosen: Mapping[str, Any]) -> Markup:
     at_x, at_y = x(chosen["flops_fraction"]), y(chosen["right"])
-    text = f"{percent(chosen['flops_fraction'])}: {chosen['right']:.2%}"
+    text = f"{percent(chosen['flops_fraction'])}: {100 * chosen['right']:.2f}\N{NO-BREAK SPACE}%"
     return el(
         "g",
         el("circle", cx=at_x, cy=at_y, r=6.5, class_="chosen"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from nsn_edge.errors import PolicyError
@@ -108,8 +108,14 @@ class DifficultyRule:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types, with the keys of a `[difficulty]` table; what is not set is left out."""
-        data = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {key: value for key, value in data.items() if value not in (None, [])}
+        set_ones = {
+            "measure": self.measure,
+            "ranks": list(self.ranks),
+            "flops": list(self.flops),
+            "thresholds": list(self.thresholds),
+            "bundle_sha256": self.bundle_sha256,
+        }
+        return {key: value for key, value in set_ones.items() if value not in (None, [])}
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> DifficultyRule:
