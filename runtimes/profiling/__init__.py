@@ -24,7 +24,7 @@ from nsn_edge.runtimes.profiling.document import DeviceProfile
 from nsn_edge.runtimes.profiling.energy import EnergyMethod, EnergySettings
 from nsn_edge.runtimes.profiling.host import Host, describe_host
 from nsn_edge.runtimes.profiling.inputs import synthesise_inputs
-from nsn_edge.runtimes.profiling.keeping import Keeper
+from nsn_edge.runtimes.profiling.keeping import Keeper, stored_profile
 from nsn_edge.runtimes.profiling.measure import MeasureSettings, measure
 from nsn_edge.runtimes.profiling.memory import MemoryUse, peak_memory_mb
 from nsn_edge.runtimes.profiling.profiler import ProfileSettings, profile_bundle
@@ -61,5 +61,6 @@ __all__ = [
     "read_times",
     "same_device",
     "same_engine",
+    "stored_profile",
     "synthesise_inputs",
 ]

@@ -85,13 +85,14 @@ class Comparison:
 
     @property
     def common_change(self) -> float | None:
-        """The geometric mean of all ratios, if at least two agree with it within 3 %: then all rungs changed alike, as
-        they do where the machine and not the model changed. None otherwise, or where it is itself within noise."""
+        """The geometric mean of all ratios, if each of at least two agrees with it within its own noise: then all rungs
+        changed alike, as they do where the machine and not the model changed. None otherwise, or where it is no more
+        than noise itself."""
         ratios = [rung.ratio for rung in self.rungs]
         if len(ratios) < 2:
             return None
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-        alike = all(abs(ratio / mean - 1) <= LEAST_CHANGE for ratio in ratios)
+        alike = all(r.low <= mean <= r.high or abs(r.ratio / mean - 1) <= LEAST_CHANGE for r in self.rungs)
         return mean if alike and abs(mean - 1) > self.least_change else None
 
     def to_json(self) -> dict[str, Any]:
@@ -254,6 +255,9 @@ def _differences(a: DeviceProfile, b: DeviceProfile) -> list[str]:
         precisions = [profile.first.settings.get("precision") for profile in (a, b) if profile.first]
         if None not in precisions and precisions[0] != precisions[1]:
             found.append(f"precision {precisions[0]!r} and {precisions[1]!r}")
+    loads = [(profile.host.get("load_1m"), profile.host.get("usable_cores")) for profile in (a, b)]
+    if any(load is not None and cores and load >= cores for load, cores in loads):
+        found.append(f"load average {loads[0][0]} and {loads[1][0]}: other programs ran")
     if a.bundle_hash and b.bundle_hash and a.bundle_hash != b.bundle_hash:
         found.append("bundle: other graphs or weights")
     return found

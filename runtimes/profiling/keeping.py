@@ -12,8 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nsn_edge.bundle import Bundle
+from nsn_edge.bundle.engines import bundle_hash
 from nsn_edge.errors import NsnEdgeError, UsageError
+from nsn_edge.runtimes.profiling.device import default_profile_path
 from nsn_edge.runtimes.profiling.document import DeviceProfile
+from nsn_edge.runtimes.profiling.host import Host
 
 _RESTART = "--restart forgets what it has, or name another file with -o"
 
@@ -90,6 +94,30 @@ class Keeper:
             self.partial.unlink(missing_ok=True)
         except OSError as error:
             raise NsnEdgeError(f"cannot remove {self.partial}: {error.strerror}", "remove it by hand") from error
+
+
+def stored_profile(bundle: Bundle, host: Mapping[str, Any] | Host, engine: Mapping[str, Any]) -> DeviceProfile:
+    """What the bundle keeps of this device with this engine: what `nsn-edge profile BUNDLE` left there.
+
+    Args:
+        bundle: opened.
+        host: `describe_host()`.
+        engine: `engine.describe()`.
+
+    Raises:
+        UsageError: there is none, and which there are; or it is of another export.
+        NsnEdgeError: it is not readable.
+    """
+    path = default_profile_path(bundle.path, host, engine)
+    again = f"measure it here: nsn-edge profile {bundle.path}"
+    if not path.is_file():
+        others = sorted(file.stem for file in path.parent.glob("*.json"))
+        there = f"it has {', '.join(others)}" if others else "it has none at all"
+        raise UsageError(f"{bundle.path} has no profile of {path.stem}; {there}", again)
+    profile = DeviceProfile.load(path)
+    if profile.bundle_hash != bundle_hash(bundle.manifest):
+        raise UsageError(f"{path} is of another export of the bundle", again)
+    return profile
 
 
 def _changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

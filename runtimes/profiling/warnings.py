@@ -42,6 +42,8 @@ def warnings_about(
     threads = engine.get("threads")
     if host.usable_cores and isinstance(threads, int) and threads > host.usable_cores:
         yield f"{threads} threads share {host.usable_cores} cores"
+    if host.load_1m and host.usable_cores and host.load_1m >= host.usable_cores:
+        yield f"other programs ran: the load average was {host.load_1m:g} on {host.usable_cores} cores"
     if host.governor and host.governor not in _FIXED_CLOCKS:
         yield f"the governor {host.governor!r} moves the clock while measuring; 'performance' holds it"
     if conditions is not None:

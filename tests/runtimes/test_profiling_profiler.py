@@ -156,6 +156,7 @@ def test_warnings(tiny_bundle: tuple[Path, Any]) -> None:
     assert "fewer than 100 repetitions" in warned(FakeEngine(), min_repetitions=20)
     assert "'powersave' moves the clock" in warned(FakeEngine(), Host(governor="powersave"))
     assert warned(FakeEngine(), Host(governor="performance", usable_cores=1)) == ""
+    assert "the load average was 7.5 on 4 cores" in warned(FakeEngine(), Host(usable_cores=4, load_1m=7.5))
     greedy = FakeEngine()
     greedy.describe = lambda: {"engine": "fake", "threads": 8}  # type: ignore[method-assign]
     assert "8 threads share 2 cores" in warned(greedy, Host(usable_cores=2))
