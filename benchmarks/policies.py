@@ -176,10 +176,10 @@ def random_shifts(trace: TelemetryTrace, costs: RungCosts, like: Scenario, count
         scenario = replace(
             like,
             name="random shift",
-            arrivals_per_s=round(rng.uniform(5.0, 10.0), 1),
-            heat=(Heat(warm_s, round(rng.uniform(4.0, 11.0), 1), warm_s + rng.uniform(150.0, 500.0)),),
+            arrivals_per_s=round(rng.uniform(6.0, 9.0), 1),
+            heat=(Heat(warm_s, round(rng.uniform(4.0, 10.0), 1), warm_s + rng.uniform(150.0, 500.0)),),
             load=(
-                Load(busy_s, busy_s + rng.uniform(100.0, 300.0), arrivals_per_s=round(rng.uniform(12.0, 20.0), 1)),
+                Load(busy_s, busy_s + rng.uniform(100.0, 300.0), arrivals_per_s=round(rng.uniform(10.0, 18.0), 1)),
                 Load(warm_s, warm_s + rng.uniform(50.0, 200.0), slowdown=round(rng.uniform(1.0, 1.6), 2)),
             ),
         )

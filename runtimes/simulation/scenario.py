@@ -113,8 +113,8 @@ class Scenario:
 
     deadline_ms: float
     """Of each request, from its arrival: waiting counts. A request that has not begun by then is given up."""
-    arrivals_per_s: float
-    """Requests, at random times (a Poisson process), unless a load says otherwise."""
+    arrivals_per_s: float | None = None
+    """Requests, at random times (a Poisson process), unless a load says otherwise. None: as the trace has counted."""
     active_w: float | None = None
     """Power that computing adds, whatever the rung; a rung's energy is then this times its latency. None: the profile
     knows the energy of every rung."""
@@ -145,12 +145,12 @@ class Scenario:
 
     def __post_init__(self) -> None:
         _in_range(self, "deadline_ms", 1e-3, 1e8)
-        _in_range(self, "arrivals_per_s", 0.0, 1e5)
         _in_range(self, "throttle_slowdown", 1.0, 1000.0)
         _in_range(self, "max_miss_fraction", 0.0, 1.0)
         _in_range(self, "queue_limit", 1, 1e6)
         _in_range(self, "ambient_c", -60.0, 100.0)
         for name, low, high in (
+            ("arrivals_per_s", 0.0, 1e5),
             ("active_w", 1e-6, 1e5),
             ("base_w", 0.0, 1e5),
             ("temperature_limit_c", -60.0, 200.0),

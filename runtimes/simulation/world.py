@@ -131,7 +131,7 @@ def lay_out(
             (r.temperature_limit_c for r in trace.readings if r.temperature_limit_c is not None), default=None
         )
     rng = np.random.default_rng(seed)
-    arrival_s = _arrivals(scenario, time_s, step_s, since_s, rng, arrivals)
+    arrival_s = _arrivals(trace, scenario, time_s, step_s, since_s, rng, arrivals)
     return World(
         trace=trace,
         scenario=scenario,
@@ -173,6 +173,13 @@ def _steps(trace: TelemetryTrace, time_s: np.ndarray) -> np.ndarray:
     """How long each row holds; the last one as long as they usually do."""
     if len(time_s) < 2:
         raise TraceError(f"{trace.name} has one row, and a simulation needs a span of time", "give it more rows")
+    if trace.gaps:
+        begin_s, end_s = trace.gaps[0]
+        row = int(np.searchsorted(time_s, end_s))
+        raise TraceError(
+            f"{trace.where(row)}: rows are missing before this one, nothing is known of {end_s - begin_s:g} s",
+            "cut the trace there: what a device did meanwhile cannot be told",
+        )
     steps = np.diff(time_s)
     usual_s = float(statistics.median(steps))
     row = int(np.argmax(steps))
@@ -222,7 +229,23 @@ def _on_mains(reading: Reading, since_s: float, scenario: Scenario) -> bool:
     return reading.on_mains is not False and not any(holds(gone, since_s) for gone in scenario.unplugged)
 
 
+def _counted(trace: TelemetryTrace) -> np.ndarray:
+    """Requests per second as the trace has them; a row that does not say repeats the one before it."""
+    rates, last = [], None
+    for reading in trace.readings:
+        if reading.work is not None and reading.work.arrivals_per_s is not None:
+            last = reading.work.arrivals_per_s
+        rates.append(last)
+    if rates[0] is None:
+        raise TraceError(
+            f"{trace.where(0)}: the trace does not say how many requests came",
+            "give it a column arrivals_per_s, or the scenario the key",
+        )
+    return np.array(rates, dtype=float)
+
+
 def _arrivals(
+    trace: TelemetryTrace,
     scenario: Scenario,
     time_s: np.ndarray,
     step_s: np.ndarray,
@@ -231,7 +254,7 @@ def _arrivals(
     given: np.ndarray | None,
 ) -> np.ndarray:
     if given is None:
-        rates = np.full(len(time_s), scenario.arrivals_per_s)
+        rates = _counted(trace) if scenario.arrivals_per_s is None else np.full(len(time_s), scenario.arrivals_per_s)
         for load in scenario.load:
             if load.arrivals_per_s is not None:
                 rates[[holds(load, now) for now in since_s]] = load.arrivals_per_s

@@ -27,7 +27,7 @@ from nsn_edge.runtimes.simulation import (
     lay_out,
     run_closed_loop,
 )
-from nsn_edge.runtimes.telemetry import Reading, TelemetryTrace
+from nsn_edge.runtimes.telemetry import Reading, TelemetryTrace, Work
 
 RANKS = COSTS.ranks
 
@@ -247,6 +247,18 @@ def test_given_arrivals_come_in_their_rows() -> None:
         lay_out(steady_trace(4), small_scenario(), COSTS, arrivals=np.array([1, 2]))
     with pytest.raises(UsageError, match="0 or more"):
         lay_out(steady_trace(4), small_scenario(), COSTS, arrivals=np.array([1, 2, -1, 0]))
+
+
+def test_arrivals_as_the_trace_counted_them() -> None:
+    rates = [None, 0.0, None, 300.0, None, None]
+    readings = [
+        Reading(float(row), temperature_c=50.0, work=Work(arrivals_per_s=0.0 if row == 0 else rate))
+        for row, rate in enumerate(rates)
+    ]
+    world = lay_out(TelemetryTrace("counted", tuple(readings)), small_scenario(arrivals_per_s=None), COSTS)
+    rows = [int((np.floor(world.arrival_s) == row).sum()) for row in range(6)]
+    assert rows[:3] == [0, 0, 0]
+    assert all(200 < count < 400 for count in rows[3:])
 
 
 def test_service_times_follow_the_profile() -> None:
