@@ -255,12 +255,23 @@ def _differences(a: DeviceProfile, b: DeviceProfile) -> list[str]:
         precisions = [profile.first.settings.get("precision") for profile in (a, b) if profile.first]
         if None not in precisions and precisions[0] != precisions[1]:
             found.append(f"precision {precisions[0]!r} and {precisions[1]!r}")
+    for name, first, second in (
+        ("governor", a.host.get("governor"), b.host.get("governor")),
+        ("power mode", _power_mode(a), _power_mode(b)),
+    ):
+        if first is not None and second is not None and first != second:
+            found.append(f"{name} {first!r} and {second!r}")
     loads = [(profile.host.get("load_1m"), profile.host.get("usable_cores")) for profile in (a, b)]
     if any(load is not None and cores and load >= cores for load, cores in loads):
         found.append(f"load average {loads[0][0]} and {loads[1][0]}: other programs ran")
     if a.bundle_hash and b.bundle_hash and a.bundle_hash != b.bundle_hash:
         found.append("bundle: other graphs or weights")
     return found
+
+
+def _power_mode(document: DeviceProfile) -> str | None:
+    modes = [p.conditions.power_mode for p in document.configurations if p.conditions is not None]
+    return next((mode for mode in modes if mode is not None), None)
 
 
 def _ratio(b: float | None, a: float | None) -> float | None:

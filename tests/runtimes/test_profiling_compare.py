@@ -15,7 +15,7 @@ from nsn_edge.errors import UsageError
 from nsn_edge.runtimes.profiling import DeviceProfile, LatencyStats, Profile, RungProfile, compare
 from nsn_edge.runtimes.profiling.compare import FASTER, NOISE, SLOWER
 
-HOST = {"cpu": "Some CPU", "cores": 4}
+HOST = {"cpu": "Some CPU", "cores": 4, "governor": "performance"}
 
 
 def rung(rank: int, samples_ms: Sequence[float], *, turns: bool = True, **changes: Any) -> RungProfile:
@@ -108,12 +108,17 @@ def test_energy_memory_and_what_is_not_alike() -> None:
     b = document(
         [rung(2, [5.0] * 50, energy_mj=8.0)],
         bundle_hash="2",
-        host={"cpu": "Other", "cores": 4},
+        host={"cpu": "Other", "cores": 4, "governor": "powersave", "usable_cores": 4, "load_1m": 6.0},
         profile={"peak_memory_mb": 150.0},
     )
     found = compare(a, b)
     assert (found.rungs[0].energy_ratio, found.rungs[0].memory_ratio) == (0.8, 1.5)
-    assert found.differences == ("cpu 'Some CPU' and 'Other'", "bundle: other graphs or weights")
+    assert found.differences == (
+        "cpu 'Some CPU' and 'Other'",
+        "governor 'performance' and 'powersave'",
+        "load average None and 6.0: other programs ran",
+        "bundle: other graphs or weights",
+    )
     data = found.to_json()
     assert (data["kind"], data["rungs"][0]["verdict"]) == ("profile-comparison", NOISE)
     assert compare(a, document([rung(2, [5.0] * 50)])).rungs[0].energy_ratio is None
