@@ -136,7 +136,7 @@ def _exponentially_modified(x: float, deviation: float, mean: float) -> float:
 
 
 def _busy(work: Work) -> str:
-    words = "" if work.arrivals_per_s is None else f", {g(work.arrivals_per_s)} requests/s"
+    words = f", {g(work.arrivals_per_s)} requests/s" if work.arrivals_per_s else ""
     return words + (f", {work.waiting} waiting" if work.waiting else "")
 
 
