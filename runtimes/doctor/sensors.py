@@ -99,7 +99,9 @@ def gpu(device: Device) -> Iterable[Finding]:
         says = _gpu_says(reading)
         lacks = ", ".join(sorted(name.removeprefix("nvmlDeviceGet") for name in source.disabled))
     if says is None:
-        yield Finding("sensors", "GPU", Status.FAULTY, "NVML does not answer; nvidia-smi says more", gives)
+        jetson = l4t_release(device.root) is not None  # most of them have no NVML, and their files tell
+        detail = "NVML does not answer" + ("" if jetson else "; nvidia-smi says more")
+        yield Finding("sensors", "GPU", Status.ABSENT if jetson else Status.FAULTY, detail, gives)
     else:
         detail = f"{says}; not supported: {lacks}" if lacks else says
         yield Finding("sensors", "GPU", Status.PRESENT, detail, gives)

@@ -99,7 +99,8 @@ def device_telemetry(
         parts["thermal"] = LinuxThermal(root, clock)
     if nvml is not None or root == Path("/"):
         with contextlib.suppress(MissingDependencyError):
-            parts["gpu"] = NvmlTelemetry(0, root, clock, nvml)
+            # On a board whose input has no sensor its GPU's power would pass for all of it.
+            parts["gpu"] = NvmlTelemetry(0, root, clock, nvml, is_the_device=jetson is None)
     if jetson is None:
         parts["rapl"] = LinuxRapl(root, clock)
     parts["cpu clock"] = LinuxCpuClock(root, clock)

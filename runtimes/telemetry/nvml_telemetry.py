@@ -35,18 +35,28 @@ class NvmlTelemetry:
     """One GPU: heat, power, energy, load, clock, throttling. A context manager: it may hold NVML open. Not for several
     threads at once."""
 
-    def __init__(self, index: int = 0, root: Path = Path("/"), clock: Clock = time.monotonic, nvml: Any = None) -> None:
+    def __init__(
+        self,
+        index: int = 0,
+        root: Path = Path("/"),
+        clock: Clock = time.monotonic,
+        nvml: Any = None,
+        *,
+        is_the_device: bool = True,
+    ) -> None:
         """
         Args:
             index: of the GPU, as NVML numbers them.
             root: where `sys/` is.
             clock: monotonic seconds.
             nvml: the module `pynvml`; imported by default.
+            is_the_device: whether its power may stand for the device's, `power_mw`; its rail is told either way.
 
         Raises:
             MissingDependencyError: nvidia-ml-py is not installed.
         """
         self._index, self._clock = index, clock
+        self._is_the_device = is_the_device
         self._nvml = nvml or import_nvml()
         self._devices = root / "sys/bus/pci/devices"
         self._files = SensorFiles(clock)
@@ -120,7 +130,7 @@ class NvmlTelemetry:
             temperature_limit_c=gpu.slowdown_c(),
             throttling=gpu.throttling(),
             on_mains=gpu.on_mains(),
-            power_mw=power_mw,
+            power_mw=power_mw if self._is_the_device else None,
             energy_j=None if energy_mj is None or self._meter is None else self._meter.total_j,
             gpu_load_pct=gpu.load_pct(),
             gpu_mhz=gpu.sm_clock_mhz(),

@@ -41,6 +41,8 @@ class _Worker:
         self.thread: threading.Thread | None = None
         self.entered_s: float | None = None
         """When it went into the source; None outside."""
+        self.hang_told = False
+        """Whether it was logged that it hangs there."""
 
     def is_alive(self) -> bool:
         """Whether its thread is."""
@@ -152,6 +154,7 @@ class Sampler:
                 if worker is not self._worker:
                     return
                 worker.entered_s = self._clock()
+                worker.hang_told = False
             try:
                 worker.source = worker.source or Guarded(worker.make(), self._clock)
                 reading = worker.source.read()
@@ -185,10 +188,13 @@ class Sampler:
         if not worker.is_alive():
             _log.warning("the telemetry thread died; starting it again")
             self._start_thread(now)
-        elif self._reopen is not None and worker.entered_s is not None and now - worker.entered_s > self._hangs_after_s:
+        elif worker.entered_s is not None and now - worker.entered_s > self._hangs_after_s:
             self._left_behind = [left for left in self._left_behind if left.is_alive()]
-            if len(self._left_behind) < MOST_HANGING:
+            if self._reopen is not None and len(self._left_behind) < MOST_HANGING:
                 _log.warning("a telemetry source hangs; a new one takes its place")
                 self._left_behind.append(worker)
                 self._worker = _Worker(self._reopen)
                 self._start_thread(now)
+            elif not worker.hang_told:
+                _log.warning("a telemetry source hangs; its values are unknown until it returns")
+                worker.hang_told = True

@@ -208,6 +208,8 @@ def test_a_gpu_whose_driver_does_not_answer(tmp_path: Path) -> None:
     nvml = FakeNvml(init=error("DRIVER_NOT_LOADED"))
     finding = named(examine(device(tree(tmp_path, LAPTOP), nvml=lambda: nvml)), "GPU")
     assert (finding.status, finding.detail) == (Status.FAULTY, "NVML does not answer; nvidia-smi says more")
+    board = named(examine(device(tree(tmp_path / "jetson", JETSON), nvml=lambda: nvml)), "GPU")
+    assert (board.status, board.detail) == (Status.ABSENT, "NVML does not answer")
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,13 @@ def test_a_jetson_asks_its_board(tmp_path: Path, clock: HandClock) -> None:
     assert (reading.temperature_c, reading.temperature_limit_c, reading.cpu_mhz) == (51.25, 99.0, 1510.4)
 
 
+def test_on_a_board_the_gpus_power_is_not_the_devices(tmp_path: Path, clock: HandClock) -> None:
+    write_jetson(tmp_path, 7)
+    with device_telemetry(tmp_path, clock, nvml=FakeNvml()) as source:
+        reading = source.read()
+    assert (reading.power_mw, reading.gpu_load_pct, reading.rails_mw) == (None, 37.0, {"gpu0": 12_345.0})
+
+
 def test_everything_is_closed_even_where_closing_fails(clock: HandClock) -> None:
     closed = []
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nsn_edge.errors import TraceError
 from nsn_edge.runtimes.telemetry import Reading, load_trace
@@ -125,3 +127,20 @@ def test_what_makes_no_sense_is_refused_with_file_and_line(tmp_path: Path, text:
     assert "log.csv" in caught.value.message
     assert "\n" not in str(caught.value)
     assert caught.value.hint
+
+
+_CELL = st.text("0123456789.-/:[]NAWx% ", max_size=24) | st.sampled_from(
+    ["2026/05/17 10:00:33.123", "61", "[N/A]", "35.21 W", "37 %", "0x40", "Active", "-256", "1e9", "9" * 400]
+)
+
+
+@given(rows=st.lists(st.lists(_CELL, min_size=1, max_size=9), max_size=6))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+def test_any_cells_are_a_trace_or_a_trace_error(tmp_path: Path, rows: list[list[str]]) -> None:
+    text = "\n".join([HEADER, *(", ".join(row) for row in rows)])
+    try:
+        trace = load_trace(log(tmp_path, text))
+    except TraceError:
+        return
+    times = [reading.time_s for reading in trace.readings]
+    assert times == sorted(times)

@@ -80,7 +80,7 @@ def test_a_power_over_no_time_is_not_told(tmp_path: Path, clock: HandClock) -> N
     steps=st.lists(st.tuples(st.floats(0.01, 100.0), st.floats(0.0, 1999.0)), max_size=40),
     range_uj=st.integers(200_000_000_000, 262_143_328_850),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 def test_a_counter_that_wraps_goes_on(
     tmp_path: Path, start_uj: int, steps: list[tuple[float, float]], range_uj: int
 ) -> None:

@@ -87,13 +87,18 @@ def test_what_a_hanging_source_said_ages_out(gate: Gate, clock: HandClock) -> No
     sampler.close(within_s=0.0)
 
 
-def test_without_another_source_nobody_else_enters_one_that_hangs(gate: Gate, clock: HandClock) -> None:
+def test_without_another_source_nobody_else_enters_one_that_hangs(
+    gate: Gate, clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
     sampler = Sampler(gate, 0.001, clock=clock)
     start(sampler)
     gate.wait_until_entered()
     for now_s in range(100, 1000, 100):
         clock.now_s = float(now_s)
         sampler.read()
+    assert [record.message for record in caplog.records] == [
+        "a telemetry source hangs; its values are unknown until it returns"
+    ]
     assert len(gate.readers) == 1
     assert not gate.entered.acquire(blocking=False)
     sampler.close(within_s=0.0)
