@@ -151,7 +151,7 @@ def _legend() -> Markup:
     body: list[Markup] = []
     for step, (kind, text) in enumerate(rows):
         at = _FRAME.bottom - 50 + 18 * step
-        left = _FRAME.right - 226
+        left = _FRAME.right - 236
         if kind == "cascade":
             body.append(_line([(left - 8, at - 4), (left + 8, at - 4)], kind))
         else:
