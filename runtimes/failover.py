@@ -20,6 +20,9 @@ from nsn_edge.runtimes.events import LOAD_FAILED, RUN_FAILED, SessionEvent, one_
 from nsn_edge.runtimes.graph_store import GraphStore, Lease, NotInMemoryError
 from nsn_edge.runtimes.telemetry.base import Clock
 
+_MOST_FRESH = 2
+"""Graphs loaded afresh for one request that may fail at it: one may do so by chance."""
+
 
 @dataclass
 class Attempts:
@@ -143,9 +146,10 @@ class Failover:
         return None
 
     def _ask_afresh(self, attempts: Attempts, run: Callable[[Lease], Answer]) -> Answer | None:
-        """Load the asked rung once more, or the next that can be loaded, and ask that one alone: a request that fails
-        at a fresh graph, too, is no reason to load another. Until one answers, the old graphs stay."""
+        """Load the asked rung once more, or the next that can be loaded, and ask that. A request that fails at
+        `_MOST_FRESH` such graphs is no reason to load another. Until one answers, the old graphs stay."""
         ranks_failed = {lease.rank for lease in attempts.failed}
+        failed_afresh = 0
         for rank in (attempts.asked, *self._store.substitutes(attempts.asked)):
             if (rank in ranks_failed and rank != attempts.asked) or self._fails_afresh(rank):
                 continue
@@ -169,7 +173,9 @@ class Failover:
             except Exception as error:
                 attempts.note(rank, error)
                 self._note_failed_afresh(rank)
-                return None
+                failed_afresh += 1
+                if failed_afresh == _MOST_FRESH:
+                    return None
             finally:
                 self._store.release(lease)
         return None
@@ -186,7 +192,6 @@ class Failover:
                 raise
             except Exception as error:
                 attempts.note(rank, error)
-                return None
             finally:
                 self._store.release(lease)
         return None
