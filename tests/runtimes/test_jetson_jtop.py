@@ -123,7 +123,7 @@ def test_what_it_raises_is_survived_and_a_new_client_connects(
     hang = threading.Event()
     fake = FakeJtop(broken, [ORIN_NANO, hang])
     with JtopSource(fake, pauses_s=PAUSES_S) as source:
-        assert source.read().temperature_c is None or source.heard
+        source.read()
         assert source.wait(60.0)
         assert source.read().temperature_c == 65.75
         assert len(fake.clients) == 2, "one that lost its service never finds it again"
@@ -145,7 +145,8 @@ def test_a_property_that_stumbles_over_its_own_shape_is_unknown(error: Exception
 
 
 def test_a_client_whose_closing_fails_is_survived() -> None:
-    fake = FakeJtop([ORIN_NANO], [AGX_ORIN, threading.Event()])
+    hang = threading.Event()
+    fake = FakeJtop([ORIN_NANO], [AGX_ORIN, hang])
     real = fake.jtop
 
     def jtop() -> object:
@@ -157,7 +158,8 @@ def test_a_client_whose_closing_fails_is_survived() -> None:
     fake.jtop = jtop
     source = JtopSource(fake, pauses_s=PAUSES_S)
     eventually(lambda: source.read().rails_mw.get("VDD_GPU_SOC") == 3205.0)
-    source.close(timeout_s=0.0)
+    hang.set()
+    source.close(timeout_s=60.0)
 
 
 def test_a_service_that_ends_is_asked_again() -> None:
