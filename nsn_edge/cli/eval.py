@@ -27,9 +27,10 @@ _MANY = 12  # trained ranks: more of them are no rungs but a range
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
-    help="A csv, tsv, jsonl or txt file to measure on. Default: held-out sentences of Python's documentation.",
+    help="A csv, tsv, jsonl or txt file to measure on; for image classifiers a folder or a data set of the hub. "
+    "Default: held-out sentences of Python's documentation.",
 )
+@click.option("--split", default="test", show_default=True, help="Of images: the part to measure on.")
 @click.option("--text-column", help="The text, or the first of a pair. Default: text, sentence, sentence1 or content.")
 @click.option("--pair-column", help="The second text of a pair. Default, with scores: sentence2, text2 or pair.")
 @click.option("--label-column", help="For classifiers: the label. Default: label, labels, intent or class.")
@@ -58,7 +59,8 @@ _MANY = 12  # trained ranks: more of them are no rungs but a range
 @verb_options
 def command(
     checkpoint: Path,
-    data: Path | None,
+    data: str | None,
+    split: str,
     text_column: str | None,
     pair_column: str | None,
     label_column: str | None,
@@ -76,10 +78,11 @@ def command(
     """Measure what the ranks of CHECKPOINT keep: at rungs, and at ranks between them.
 
     Sentence embedders: the order of similarities against the dense model's, or against scores of pairs. Classifiers:
-    accuracy. Language models: perplexity. `export --quality` puts the figures of --json-file into the bundle.
+    accuracy, of texts or of images. Language models: perplexity. `export --quality` puts the figures of --json-file
+    into the bundle.
     """
     from nsn_edge.checkpoint import Checkpoint
-    from nsn_edge.frontier.measures import Columns, measure_for
+    from nsn_edge.frontier.measures import Columns, Measure, measure_for
     from nsn_edge.frontier.measuring import measure_frontier
     from nsn_edge.frontier.record import csv_text, fingerprint
     from nsn_edge.report.frontier import frontier_svg
@@ -91,8 +94,15 @@ def command(
         loaded = Checkpoint.load(checkpoint, progress=progress)
         rungs = _rungs(loaded, fractions, ranks)
         latencies = _latencies(Profile.load(profile_file), profile_file, loaded.ladder) if profile_file else {}
-        where = Columns(text_column, pair_column, label_column, score_column, names)
-        measure = measure_for(loaded.model, _tokenizer(loaded, checkpoint), loaded.task, data, where, examples)
+        measure: Measure
+        if loaded.task.name == "image-classification":
+            from nsn_edge.frontier.images import image_accuracy
+
+            measure = image_accuracy(loaded.model, loaded.assets, data, label_column, split, examples)
+        else:
+            where = Columns(text_column, pair_column, label_column, score_column, names)
+            file = None if data is None else Path(data)
+            measure = measure_for(loaded.model, _tokenizer(loaded, checkpoint), loaded.task, file, where, examples)
         found = measure_frontier(loaded, measure, rungs, between, progress)
     body = found.to_json()
     for point in body["points"]:
@@ -104,7 +114,7 @@ def command(
         "checkpoint_sha256": fingerprint(checkpoint),
         "model": loaded.name,
         "task": loaded.task.name,
-        "data": str(data) if data else "held-out sentences of Python's documentation",
+        "data": data or "held-out sentences of Python's documentation",
         "examples": measure.examples,
         "precision": _precision(loaded),
         **body,

@@ -16,9 +16,10 @@ from decoder_folder import write_decoder_folder
 from families import IMAGE, family_model
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import ViTImageProcessor
 
 from nsn_edge.checkpoint import MANIFEST_NAME, WEIGHTS_NAME, Checkpoint
-from nsn_edge.layers import at_dense, nsn_layers
+from nsn_edge.layers import at_dense, at_rank, nsn_layers
 from nsn_edge.runtimes.session import EdgeSession
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -183,7 +184,22 @@ def test_images_in_folders(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "no label 'cat'; its 5 are 0, 1, 2, 3, 4" in done.message
     done = run(*line, "--new-head", "--json")
     assert done.code == 0, done.err
-    assert Checkpoint.load(out).model.config.id2label == {0: "cat", 1: "dog"}
+    trained = Checkpoint.load(out)
+    assert trained.model.config.id2label == {0: "cat", 1: "dog"}
+
+    done = run("eval", out, "--data", tmp_path / "photos", "--split", "train", "--examples", 6, "--json")
+    assert done.code == 0, done.err
+    assert (done.document["metric"], done.document["examples"]) == ("accuracy", 6)
+    measured = {point["rank"]: point["quality"] for point in done.document["points"] if not point["dense"]}
+    rank = min(measured)
+    photos = [tmp_path / "photos" / "train" / label / f"{i}.png" for label in ("cat", "dog") for i in range(4)]
+    scaled = ViTImageProcessor.from_pretrained(out)([Image.open(photo) for photo in photos], return_tensors="pt")
+    with at_rank(trained.model, rank), torch.no_grad():
+        guesses = trained.model(**scaled).logits.argmax(-1).tolist()
+    right = [guess == number // 4 for number, guess in enumerate(guesses)]
+    assert measured[rank] == sum(right[i * 8 // 6] for i in range(6)) / 6
+    assert "no split 'test'" in run("eval", out, "--data", tmp_path / "photos").message
+    assert "labelled images" in run("eval", out).message
     assert run("export", out, "-o", tmp_path / "bundle").code == 0
     (adapted / "preprocessor_config.json").unlink()
     assert "has no preprocessor_config.json" in run(*line, "--new-head").message
