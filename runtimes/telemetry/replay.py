@@ -28,7 +28,7 @@ from nsn_edge.errors import TraceError
 from nsn_edge.runtimes.telemetry import jtop_log, nvidia_smi_log
 from nsn_edge.runtimes.telemetry.base import Clock, Reading
 from nsn_edge.runtimes.telemetry.jetson import tegrastats_log
-from nsn_edge.runtimes.telemetry.trace_columns import REQUIRED_COLUMNS, parse_rows
+from nsn_edge.runtimes.telemetry.trace_columns import REQUIRED_COLUMNS, check_units, parse_rows
 
 MAX_AGE_S = 10.0
 """How long a reading may be used on a device, by default."""
@@ -119,6 +119,7 @@ def load_trace(path: Path | str) -> TelemetryTrace:
     table = [(line, dict(zip(header, cells, strict=True))) for line, cells in body]
     if jtop_log.is_jtop_header(header):
         return _trace(path, zip((line for line, _ in table), jtop_log.parse(path, table), strict=True))
+    check_units(f"{path}, line {header_line}", header)
     if missing := [column for column in REQUIRED_COLUMNS if column not in header]:
         raise TraceError(
             f"{path}, line {header_line}: the trace lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}",

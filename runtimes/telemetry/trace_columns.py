@@ -51,9 +51,34 @@ COLUMNS = (
 )
 """Of a recorded trace. The last cell is a single digit: a line that was cut inside it is unknown there, never wrong."""
 
+_UNIT = re.compile(r"[mun]?s|min|h|pct|percent|ratio|m?c|f|k|[kmu]?wh?|[kmu]?j|[kmg]?hz", re.ASCII)
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _UNKNOWN = "an unknown value is an empty cell"
 _RAILS = "write them as NAME=MILLIWATTS;NAME=MILLIWATTS"
+
+
+def check_units(at: str, header: Sequence[str]) -> None:
+    """Refuse a quantity that is there in another unit alone: `power_w` would be left alone, and the power be unknown.
+
+    Args:
+        at: where the header stands.
+        header: the columns.
+
+    Raises:
+        TraceError: a column tells one of our quantities in a unit that we do not read.
+    """
+    ours = {_quantity(name): name for name in reversed(COLUMNS)}
+    read = {_quantity(name) for name in header if name in COLUMNS}
+    for name in header:
+        if name not in COLUMNS and _UNIT.fullmatch(name.rpartition("_")[2]):
+            quantity = _quantity(name)
+            if quantity in ours and quantity not in read:
+                raise TraceError(f"{at}: the column {name} is in a unit that is not read", f"write {ours[quantity]}")
+
+
+def _quantity(column: str) -> str:
+    return column.rpartition("_")[0]
 
 
 def parse_rows(rows: Sequence[tuple[str, Mapping[str, str]]]) -> tuple[Reading, ...]:

@@ -216,6 +216,30 @@ def test_a_cell_that_makes_no_sense_is_refused(tmp_path: Path, column: str, cell
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("header", "column", "ours"),
+    [
+        (f"{HEADER},power_w", "power_w", "power_mw"),
+        (f"{HEADER},temperature_limit_f", "temperature_limit_f", "temperature_limit_c"),
+        (f"{HEADER},gpu_ghz", "gpu_ghz", "gpu_mhz"),
+        (f"{HEADER},energy_kwh", "energy_kwh", "energy_j"),
+        ("time_ms,battery_pct,on_mains,temperature_c", "time_ms", "time_s"),
+        ("time_s,battery_pct,on_mains,temperature_f", "temperature_f", "temperature_c"),
+    ],
+)
+def test_a_quantity_in_another_unit_is_not_left_alone(tmp_path: Path, header: str, column: str, ours: str) -> None:
+    with pytest.raises(
+        TraceError, match=rf"trace\.csv, line 1: the column {column} is in a unit that is not read"
+    ) as caught:
+        load_trace(write(tmp_path, f"{header}\n" + "1," * header.count(",") + "1\n"))
+    assert caught.value.hint == f"write {ours}"
+
+
+def test_another_unit_beside_ours_is_left_alone(tmp_path: Path) -> None:
+    trace = load_trace(write(tmp_path, f"{HEADER},time_ms,battery_wh,power_mw,power_w,note_c\n1,80,1,45,9,9,7,9,9\n"))
+    assert trace.readings == (Reading(1.0, 80.0, True, 45.0, power_mw=7.0),)
+
+
 # --- gaps -----------------------------------------------------------------------------------------------------------
 
 
