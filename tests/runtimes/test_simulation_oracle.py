@@ -28,6 +28,7 @@ from nsn_edge.runtimes.simulation import (
     run_closed_loop,
     yardsticks,
 )
+from nsn_edge.runtimes.simulation.oracle import _Problem
 from nsn_edge.runtimes.telemetry import Reading
 
 RANKS = COSTS.ranks
@@ -141,6 +142,42 @@ def test_time_is_shared_out() -> None:
     )
     # A stretch of 10 s counts the work of 9 s: what comes in its last second may be done after it.
     assert 0.8 <= oracle_bound(world, 1500).quality_per_request <= 0.85
+
+
+def test_it_is_the_optimum_of_its_linear_programme() -> None:
+    """The same programme, laid out as a matrix and solved by HiGHS."""
+    optimize = pytest.importorskip("scipy.optimize", reason="scipy is not installed")
+    world = small_world(
+        rows=60,
+        seed=1,
+        temperature_limit_c=53.0,
+        battery=Battery(0.16),
+        unplugged=(Unplugged(20.0),),
+        load=(Load(40.0, arrivals_per_s=6.0),),
+    )
+    problem = _Problem(world)
+    requests, rungs = problem._quality.shape
+
+    def used(request: int, rung: int) -> np.ndarray:
+        """What one answer takes of every resource."""
+        alone = np.zeros(requests)
+        alone[request] = problem._energy_j[request, rung]
+        parts = [problem._heat.used(alone), np.array([alone @ problem._battery])]
+        alone[request] = problem._busy_s[request, rung]
+        for at, length_s in problem._stretches:
+            parts.append(np.bincount(at, alone, len(length_s) + 1)[:-1] / length_s)
+        return np.concatenate(parts)
+
+    taken = np.stack([used(request, rung) for request in range(requests) for rung in range(rungs)], axis=1)
+    once = np.kron(np.eye(requests), np.ones(rungs))
+    worth = np.where(np.isfinite(problem._quality), problem._quality, 0.0).ravel()
+    solved = optimize.linprog(
+        -worth, A_ub=np.vstack([taken, once]), b_ub=np.ones(len(taken) + requests), bounds=(0, 1), method="highs"
+    )
+    bound = oracle_bound(world, 1000).quality_per_request
+    assert bound >= -solved.fun / requests - 1e-9
+    assert bound == pytest.approx(-solved.fun / requests, abs=0.002)
+    assert bound < 0.95  # something was scarce
 
 
 def test_without_requests_there_is_nothing_to_bound() -> None:
