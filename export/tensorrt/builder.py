@@ -87,7 +87,8 @@ def build_engine(
             raise monitor.failure
         return data, config
 
-    data, config = _in_a_thread(work, stop, patience_s=_STOP_S if library.has_progress else 0.0)
+    with library.messages.kept():
+        data, config = _in_a_thread(work, stop, patience_s=_STOP_S if library.has_progress else 0.0)
     if data is None:
         reason = _last_error(library)
         hint = "lower --sequence, --cache or --batch to what the model takes" if _SHAPES in reason else ""
@@ -132,7 +133,7 @@ def _add_profile(network: Network, config: Any, profile: Any) -> None:
 
 
 def _last_error(library: Library) -> str:
-    errors = library.logger.errors
+    errors = library.messages.errors
     return " ".join(errors[-1].split())[:_LONGEST] if errors else "it does not say why"
 
 

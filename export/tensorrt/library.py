@@ -10,16 +10,14 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
 from nsn_edge.bundle.engines import EngineDevice
-from nsn_edge.errors import EngineError, MissingDependencyError, UsageError
+from nsn_edge.errors import EngineError, UsageError
 from nsn_edge.export.tensorrt.gpu import current_gpu
+from nsn_edge.nvidia import TITLES, Messages, import_library, messages_of
 
-_TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-_KEPT_MESSAGES = 50
 ANY_GPU = EngineDevice.kind("8.0+")
 """What TensorRT-RTX builds for unless told: its documentation names 8.0, 8.6, 8.9, 12.0 and later ones."""
 
@@ -32,8 +30,8 @@ class Library:
     """Of the module: one of `nsn_edge.bundle.engines.LIBRARIES`."""
     module: Any
     """Itself."""
-    logger: Any
-    """An `ILogger` that collects: one per process, as the library takes no second one."""
+    messages: Messages
+    """What it says."""
 
     @classmethod
     def load(cls, name: str) -> Library:
@@ -43,30 +41,20 @@ class Library:
             MissingDependencyError: it is not installed.
             EngineError: it is installed and cannot be imported.
         """
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise EngineError(f"{_TITLES[name]} is installed and cannot be imported: {error}") from error
-            hint = None
-            if name == "tensorrt":
-                hint = (
-                    "JetPack brings it: apt install python3-libnvinfer, and make the virtual environment with "
-                    "--system-site-packages; where there is no GPU, build with --backend tensorrt-rtx"
-                )
-            raise MissingDependencyError(name, "rtx", "building engines", hint=hint) from error
-        except (ImportError, OSError, RuntimeError) as error:
-            raise EngineError(
-                f"{_TITLES[name]} is installed and cannot be imported: {error}", "install it again"
-            ) from error
-        if module not in _loggers:
-            _loggers[module] = _make_logger(module)
-        return cls(name, module, _loggers[module])
+        module = import_library(
+            name, "building engines", elsewhere="build ahead of time without a GPU, with --backend tensorrt-rtx"
+        )
+        return cls(name, module, messages_of(module))
+
+    @property
+    def logger(self) -> Any:
+        """For what takes an `ILogger`."""
+        return self.messages.logger
 
     @property
     def title(self) -> str:
         """Its name for people."""
-        return _TITLES[self.name]
+        return TITLES[self.name]
 
     @property
     def version(self) -> str:
@@ -146,29 +134,3 @@ class Library:
     def _known_capabilities(self) -> list[str]:
         names = (name for name in vars(self.module.ComputeCapability) if name.startswith("SM"))
         return [name.lower() for name in sorted(names, key=lambda name: int(name[2:]))]
-
-
-_loggers: dict[Any, Any] = {}
-
-
-def _make_logger(module: Any) -> Any:
-    class Collected(module.ILogger):  # type: ignore[misc]
-        """Keeps warnings and errors; prints nothing."""
-
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-            self.errors: list[str] = []
-            self.warnings: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            kind = module.ILogger
-            if severity in (kind.INTERNAL_ERROR, kind.ERROR):
-                self.errors = [*self.errors[-_KEPT_MESSAGES:], message]
-            elif severity == kind.WARNING:
-                self.warnings = [*self.warnings[-_KEPT_MESSAGES:], message]
-
-        def forget(self) -> None:
-            """Begin anew."""
-            self.errors, self.warnings = [], []
-
-    return Collected()

@@ -58,7 +58,6 @@ def parse(library: Library, graph_path: Path) -> Network:
         EngineError: the parser refuses it; with the node and the parser's own words.
     """
     trt = library.module
-    library.logger.forget()
     builder = trt.Builder(library.logger)
     # Before version 10 a network had to be told that its batch dimension is explicit; since then there is no other.
     explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)

@@ -73,7 +73,7 @@ def test_the_builder_foresees_the_layer_ranks(
     (job,) = plan_jobs(wide_bundle, BuildConfig(kinds=("dynamic",), ranks=(128,), sizes=SMALL))
     device = library.device("sm86")
     build_engine(library, wide_bundle, job, device, TimingCache(None), lambda percent: None)
-    blind = [message for message in library.logger.warnings if "kOPT" in message]
+    blind = [message for message in library.messages.warnings if "kOPT" in message]
     assert bool(blind) is not follow
 
 

@@ -11,6 +11,7 @@ from jetpack import JetPack
 from real_engines import rtx
 from tiny_bundle import TinyModel
 
+from nsn_edge import nvidia
 from nsn_edge.bundle import Bundle
 from nsn_edge.bundle.engines import EngineDevice
 from nsn_edge.errors import EngineError, UsageError
@@ -38,7 +39,7 @@ def jetpack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", fake)
     monkeypatch.setattr(library_module, "current_gpu", lambda: ORIN)
     # One logger per process is all that the library takes.
-    monkeypatch.setitem(library_module._loggers, fake, rtx().logger)
+    monkeypatch.setitem(nvidia._messages, fake, rtx().messages)
     return fake
 
 

@@ -16,8 +16,8 @@ from tiny_bundle import write_tiny_bundle
 from nsn_edge.bundle import Bundle
 from nsn_edge.bundle.engine_record import EngineDevice, EngineRecord
 from nsn_edge.errors import EngineError, StaleEngineError, UsageError
+from nsn_edge.nvidia import reason
 from nsn_edge.runtimes.engines import TensorRtEngine
-from nsn_edge.runtimes.engines.tensorrt.messages import reason
 
 BUILD = "nsn-edge build BUNDLE --backend tensorrt"
 

@@ -45,7 +45,7 @@ def test_a_library_that_does_not_import(
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     message = load_fails(tiny_bundle[0], EngineError)
-    assert message.startswith("tensorrt is installed and cannot be imported: libnvinfer.so.10")
+    assert message.startswith("TensorRT is installed and cannot be imported: libnvinfer.so.10")
 
 
 @pytest.mark.parametrize(("library", "extra"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx")])

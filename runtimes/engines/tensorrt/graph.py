@@ -22,11 +22,11 @@ from nsn_edge.bundle import TensorSpec
 from nsn_edge.bundle.engine_record import EngineRecord
 from nsn_edge.bundle.manifest import RANK_INPUT
 from nsn_edge.errors import EngineError
+from nsn_edge.nvidia import reason
 from nsn_edge.runtimes.engines.base import Array, check_inputs
 from nsn_edge.runtimes.engines.holding import Held
 from nsn_edge.runtimes.engines.tensorrt.lanes import Binding, Key, Lane, Lanes
 from nsn_edge.runtimes.engines.tensorrt.memory import DeviceTensor, Slot
-from nsn_edge.runtimes.engines.tensorrt.messages import reason
 from nsn_edge.runtimes.engines.tensorrt.resources import Resources
 from nsn_edge.runtimes.engines.tensorrt.workspace import Workspace
 

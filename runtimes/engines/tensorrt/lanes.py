@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from nsn_edge.errors import EngineError
+from nsn_edge.nvidia import reason
 from nsn_edge.runtimes.engines.base import Array
-from nsn_edge.runtimes.engines.tensorrt.messages import reason
 from nsn_edge.runtimes.engines.tensorrt.workspace import Workspace
 
 _MOST_LANES = 4

@@ -12,21 +12,16 @@ The library is asked what it can do, not how old it is, wherever it can be asked
 
 from __future__ import annotations
 
-import importlib
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from nsn_edge.bundle.engine_record import BACKENDS
-from nsn_edge.errors import EngineError, MissingDependencyError, UsageError
+from nsn_edge.errors import EngineError, UsageError
+from nsn_edge.nvidia import Messages, import_library, messages_of, reason
 from nsn_edge.runtimes.engines.tensorrt.kernels import KernelCache
-from nsn_edge.runtimes.engines.tensorrt.messages import Messages, messages_of, reason
 
 _FIRST_WITH_SHARED_PROFILES = 10
-_JETPACK = (
-    "JetPack brings it: sudo apt install python3-libnvinfer, and make the virtual environment with "
-    "--system-site-packages; elsewhere: pip install tensorrt"
-)
 _NO_MEMORY = re.compile("out ?of ?memory|MemoryAllocation", re.IGNORECASE)
 _LESS = "keep fewer rungs in memory, or free the GPU"
 _DTYPES = {
@@ -62,16 +57,7 @@ class Library:
         """
         if backend not in BACKENDS:
             raise UsageError(f"unknown TensorRT {backend!r}", f"choose {' or '.join(BACKENDS)}")
-        name = BACKENDS[backend]
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise EngineError(f"{name} is installed and cannot be imported: {error}", "install it again") from error
-            hint = _JETPACK if name == "tensorrt" else None
-            raise MissingDependencyError(backend, "rtx", f"running an engine of {backend}", hint) from error
-        except (ImportError, OSError, RuntimeError) as error:  # its shared libraries are missing or too new
-            raise EngineError(f"{name} is installed and cannot be imported: {error}", "install it again") from error
+        module = import_library(BACKENDS[backend], f"running an engine of {backend}")
         return cls(backend, module, messages_of(module))
 
     @property
