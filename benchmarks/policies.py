@@ -14,8 +14,9 @@ in latency (median and 99th percentile) and quality (Spearman of similarities ag
 while it computes, one thermal resistance and time constant fitted to the recording, and the events. So the figures are
 of a simulation; nothing ran on an Orin.
 
-The policy's parameters were tuned on `policies_tuning.toml` with other seeds. `random shifts` are scenarios drawn by
-seed that nobody looked at before: the policy as it ships, in each that any policy can hold.
+The policy's parameters were tuned on `policies_tuning.toml` and on ten random shifts, with other seeds. `random shift`:
+scenarios drawn by seed, ten others here, the judged one's device and promises with other heat and loads; those that
+the most frugal rung cannot hold are left out.
 
 JSON: `settings`, `worlds` (per scenario and seed: `oracle_quality_per_request`, thermal fit), `rows` (per scenario,
 seed and policy: the keys of `summary` in docs/results.md, Scenario), `spread` (per scenario and policy: least, mean and
@@ -76,7 +77,8 @@ FIGURES = (
     "max_temperature_c",
     "battery_left_pct",
 )
-_RANDOM_SEED = 1000  # of the first random shift
+_RANDOM_SEED = 3000  # of the first random shift; tuning took those from 2000 on
+_RANDOM_SHIFTS = 10
 
 
 def main() -> None:
@@ -105,7 +107,7 @@ def main() -> None:
             rows.append(row(world, marks, name, run_closed_loop(world, RungPolicy(limits, ladder, costs))))
         print(f"{scenario.name}, seed {seed}: done", file=sys.stderr)
     if not options.quick:
-        for world in random_shifts(trace, costs, judged, options.seeds):
+        for world in random_shifts(trace, costs, judged, _RANDOM_SHIFTS):
             marks = yardsticks(world)
             worlds.append(about(world, marks))
             outcome = run_closed_loop(world, RungPolicy(load_policy(FIELD_POLICY), ladder, costs))
