@@ -67,8 +67,8 @@ def classify_texts(session: EdgeSession, texts: Iterable[str], rule: DifficultyR
     from nsn_edge.runtimes.classification import TextClassifier
     from nsn_edge.runtimes.difficulty import Cascade
 
-    classifier = TextClassifier(session)
     cascade = None if rule is None else Cascade(session, rule)
+    classifier = TextClassifier(session)
     for text in texts:
         (found,) = classifier.classify([text], cascade=cascade)
 

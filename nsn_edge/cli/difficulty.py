@@ -94,7 +94,7 @@ def command(
     from nsn_edge.runtimes.classification import TextClassifier
     from nsn_edge.runtimes.difficulty import save_rule
     from nsn_edge.runtimes.difficulty.calibration import Goal, calibrate
-    from nsn_edge.runtimes.difficulty.cascade import weights_sha256
+    from nsn_edge.runtimes.difficulty.cascade import logits_of, weights_sha256
     from nsn_edge.runtimes.difficulty.examples import Columns, ask_every_rung, read_labelled_texts
     from nsn_edge.runtimes.difficulty.outcomes import curve
     from nsn_edge.runtimes.engines import OnnxRuntimeEngine
@@ -104,6 +104,7 @@ def command(
     names = tuple(name.strip() for name in columns.split(",")) if columns else ()
     engine = choice.make(lambda: OnnxRuntimeEngine(threads, provider))
     with EdgeSession.open(bundle, engine=engine) as session, progress_bar() as progress:
+        logits_of(session.bundle)  # says why, where there are none
         ladder = session.ladder
         top = ladder.rung(top_rank).rank if top_rank is not None else session.top_rank
         starts = _starts(ladder, top, fractions, ranks)

@@ -177,7 +177,8 @@ def test_what_does_not_fit_is_refused(
         (("run", bundle, "--query", "b"), "classify a text with --text"),
         (("run", bundle, "--difficulty", tmp_path / "none.toml"), "cannot read the difficulty rule"),
         (("run", text_bundle[0], "--text", "a"), "is a bundle for feature-extraction, not for text-classification"),
-        (("difficulty", text_bundle[0], "--data", held_out), "is a bundle for feature-extraction"),
+        (("difficulty", text_bundle[0], "--data", held_out), "difficulty is seen in the logits of classes"),
+        (("run", text_bundle[0], "--text", "a", "--difficulty", file), "difficulty is seen in the logits of classes"),
     ):
         outcome = run(*arguments)
         assert outcome.code == 2, arguments
