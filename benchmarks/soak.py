@@ -13,8 +13,10 @@ What goes wrong, each at random:
 
 Every answer must be that of the rung it names, bit for bit as that rung answers alone. A request is lost if it does not
 end, or ends with an error that it did not ask for. Memory is the process's resident set at checkpoints, each in the
-same state: clients and faults paused, the same rungs in memory, freed memory returned to the system (`malloc_trim`);
-growth is from the end of the warm-up, the first fifth, to the end.
+same state: clients and faults paused, the same rungs in memory and asked, freed memory returned to the system
+(`malloc_trim`). glibc is told to give large blocks back when they are freed and to keep one heap (`mallopt`): otherwise
+its heaps' holes, which come and go with the loads, are ten times what is looked for. Growth is from the end of the
+warm-up, the first fifth, to the end.
 
 The seed decides every draw, not how threads interleave.
 
@@ -73,6 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     print(f"seed {seed}", file=sys.stderr)
+    tame_malloc()
     with bundle_to_measure(options.bundle, options.checkpoint) as bundle:
         results = Soak(bundle, seed).run(options.minutes * 60.0)
     requests, memory = results["requests"], results["memory"]
@@ -380,6 +383,14 @@ class Soak:
     def count_event(self, event: SessionEvent) -> None:
         with self.lock:
             self.events[event.kind] += 1
+
+
+def tame_malloc() -> None:
+    """No holes: blocks of 64 KiB and more are mapped one by one, the others lie in one heap. Only glibc has these."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 64 * 1024)  # M_MMAP_THRESHOLD: a fixed one; by default it grows with what is freed
+        mallopt(-8, 1)  # M_ARENA_MAX
 
 
 def questions(bundle: Bundle) -> tuple[list[Inputs], dict[int, list[np.ndarray]]]:
