@@ -9,6 +9,7 @@ may even seem the slower. Nothing here smooths that away: a policy compares what
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,6 +21,8 @@ from nsn_edge.ladder import RankLadder
 from nsn_edge.runtimes.profiling.device import same_device, same_engine
 from nsn_edge.runtimes.profiling.host import Host
 from nsn_edge.runtimes.profiling.result import Profile, RungProfile
+
+_Z99 = statistics.NormalDist().inv_cdf(0.99)
 
 LOWER_IS_BETTER = frozenset({"perplexity", "loss"})
 """Metrics of a manifest that fall as a model gets better; every other rises."""
@@ -56,6 +59,12 @@ class RungCost:
         if self.quality is not None and not math.isfinite(self.quality):
             raise UsageError(f"the quality of rank {self.rank} is {self.quality}, not a number")
 
+    @cached_property
+    def spread(self) -> float:
+        """The standard deviation of a call against its median, as of a normal distribution with this 99th
+        percentile."""
+        return (self.p99_ms - self.p50_ms) / _Z99 / self.p50_ms
+
 
 @dataclass(frozen=True)
 class RungCosts:
@@ -78,7 +87,8 @@ class RungCosts:
         return tuple(rung.rank for rung in self.rungs)
 
     @cached_property
-    def _by_rank(self) -> Mapping[int, RungCost]:
+    def by_rank(self) -> Mapping[int, RungCost]:
+        """Each rung's costs."""
         return {rung.rank: rung for rung in self.rungs}
 
     def at(self, rank: int) -> RungCost:
@@ -88,7 +98,7 @@ class RungCosts:
             RankError: there is no rung.
         """
         try:
-            return self._by_rank[rank]
+            return self.by_rank[rank]
         except KeyError:
             raise RankError(f"no costs of rank {rank}", f"the rungs are {', '.join(map(str, self.ranks))}") from None
 

@@ -12,13 +12,13 @@ requests wait now than that explains, all of them are to be answered first.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from nsn_edge.runtimes.policy.base import PolicyState
 from nsn_edge.runtimes.policy.checks import in_range, share
 from nsn_edge.runtimes.policy.costs import RungCost, RungCosts
-from nsn_edge.runtimes.policy.limiter import Limit, Rungs, g
-from nsn_edge.runtimes.policy.slowdown import Slowdown, spread
+from nsn_edge.runtimes.policy.limiter import Limit, Memory, Rungs, g
+from nsn_edge.runtimes.policy.slowdown import Slowdown
 from nsn_edge.runtimes.telemetry.base import Reading, Work
 
 
@@ -64,39 +64,40 @@ class DeadlineLimiter:
         self._rungs = rungs
         self._costs = costs
 
-    def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, PolicyState]:
+    def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, Memory]:
         """The rungs that are in time; the fastest where none is. Without `reading.work` the profile alone speaks."""
         memory = state.deadline or DeadlineMemory()
         work = reading.work or Work()
         slowdown = memory.slowdown.observed(work.answers, self._costs)
         deadline_ms, allowed = self._settings.deadline_ms, 1.0 - self._settings.probability
         late = {cost.rank: self.late(cost, slowdown, work, deadline_ms) for cost in self._costs.rungs}
+        again_ms = deadline_ms * (1.0 - self._settings.band)
         in_time = tuple(
             cost.rank
             for cost in self._costs.rungs
-            if (
-                late[cost.rank]
-                if memory.in_time is None or cost.rank in memory.in_time
-                else self.late(cost, slowdown, work, deadline_ms * (1.0 - self._settings.band))
+            if late[cost.rank] <= allowed
+            and (
+                memory.in_time is None
+                or cost.rank in memory.in_time
+                or self.late(cost, slowdown, work, again_ms) <= allowed
             )
-            <= allowed
         )
-        state = replace(state, deadline=DeadlineMemory(slowdown, in_time))
+        remembered = {"deadline": DeadlineMemory(slowdown, in_time)}
         if in_time == self._rungs.ranks:
-            return None, state
+            return None, remembered
         now = f"deadline {g(deadline_ms)} ms, slowdown {slowdown.mean:.2f} ± {slowdown.deviation:.2f}{_busy(work)}"
         if not in_time:
             fastest = min(self._rungs.ranks, key=lambda rank: (late[rank], self._costs.at(rank).p99_ms))
-            return Limit((fastest,), f"{now}: no rung is in time, rank {fastest} is the fastest"), state
+            return Limit((fastest,), f"{now}: no rung is in time, rank {fastest} is the fastest"), remembered
         first = next(rank for rank in self._rungs.best_first if rank not in in_time)
         share_late = f"rank {first} would be late for {_percent(late[first])}"
         room = f", and was late: it needs {g(100 * self._settings.band)} % of room" if late[first] <= allowed else ""
-        return Limit(in_time, f"{now}: {share_late}{room}"), state
+        return Limit(in_time, f"{now}: {share_late}{room}"), remembered
 
     def late(self, cost: RungCost, slowdown: Slowdown, work: Work, deadline_ms: float) -> float:
         """The share of requests that a rung would answer too late, 0..1; 1 where they come faster than answers."""
         service_ms = max(slowdown.mean, 1e-3) * cost.p50_ms
-        own = spread(cost)
+        own = cost.spread
         load = max(work.arrivals_per_s or 0.0, 0.0) * service_ms / 1000.0
         if not load < 1.0:
             return 1.0
@@ -105,7 +106,8 @@ class DeadlineLimiter:
         wait_ms = (self._settings.arrivals_cv**2 + own**2) / 2.0 * service_ms / (1.0 - load)
         late = (1.0 - load) * _beyond((deadline_ms - service_ms) / spread_ms)
         late += load * _exponentially_modified(deadline_ms - service_ms, spread_ms, wait_ms)
-        if (waiting := max(work.waiting or 0, 0)) > self._usually_waiting(cost, work):
+        waiting = work.waiting or 0
+        if waiting > 0 and waiting > self._usually_waiting(cost, work):
             ahead_ms = waiting * service_ms
             late = max(late, _beyond((deadline_ms - service_ms - ahead_ms) / (spread_ms * math.sqrt(1.0 + waiting))))
         return late
@@ -116,7 +118,7 @@ class DeadlineLimiter:
         load = min(max(work.arrivals_per_s or 0.0, 0.0) * cost.p50_ms / 1000.0, 0.99)
         if load <= 1.0 - self._settings.probability:
             return 0.0
-        mean = (self._settings.arrivals_cv**2 + spread(cost) ** 2) / 2.0 / (1.0 - load)
+        mean = (self._settings.arrivals_cv**2 + cost.spread**2) / 2.0 / (1.0 - load)
         return mean * math.log(load / (1.0 - self._settings.probability))
 
 

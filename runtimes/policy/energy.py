@@ -21,7 +21,7 @@ from datetime import datetime, timedelta, timezone
 from nsn_edge.runtimes.policy.base import PolicyState
 from nsn_edge.runtimes.policy.checks import LimitError, in_range, share
 from nsn_edge.runtimes.policy.costs import RungCosts
-from nsn_edge.runtimes.policy.limiter import Limit, Rungs, g
+from nsn_edge.runtimes.policy.limiter import Limit, Memory, Rungs, g
 from nsn_edge.runtimes.telemetry.base import Reading
 
 _RATE_S = 300.0  # over which arrivals are averaged: a battery does not notice a minute
@@ -124,20 +124,20 @@ class EnergyLimiter:
             for cost in costs.rungs
         }
 
-    def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, PolicyState]:
+    def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, Memory]:
         """The rungs whose projected drain fits; the most frugal where none does; the safe ones while it is blind."""
         memory = self._observed(state.energy or EnergyMemory(), reading, state.rank)
         if reading.on_mains:
-            return None, replace(state, energy=replace(memory, elapsed_s=0.0, fitting=None))
-        state = replace(state, energy=memory)
+            return None, {"energy": replace(memory, elapsed_s=0.0, fitting=None)}
         left_s = self._seconds_left(memory, reading)
         if left_s is None:
-            return None, replace(state, energy=replace(memory, fitting=None))
+            return None, {"energy": replace(memory, fitting=None)}
         joules, idle_mw = self._joules_left(reading), self._idle_mw(memory)
         if joules is None:
-            return self._rungs.safe("the energy left in the battery is unknown"), state
+            return self._rungs.safe("the energy left in the battery is unknown"), {"energy": memory}
         if idle_mw is None:
-            return self._rungs.safe("the idle power is unknown, and [energy] idle_mw is not given"), state
+            why = "the idle power is unknown, and [energy] idle_mw is not given"
+            return self._rungs.safe(why), {"energy": memory}
         budget_mw = 1000.0 * joules / left_s
         drawn_mw = {rank: idle_mw + self._rate(rank, memory) * self._energy_mj[rank] for rank in self._rungs.ranks}
         fitting = tuple(
@@ -145,15 +145,15 @@ class EnergyLimiter:
             for rank, needed_mw in drawn_mw.items()
             if needed_mw <= budget_mw * (1.0 if memory.fitting is None or rank in memory.fitting else self._again)
         )
-        state = replace(state, energy=replace(memory, fitting=fitting))
+        remembered = {"energy": replace(memory, fitting=fitting)}
         if fitting == self._rungs.ranks:
-            return None, state
+            return None, remembered
         now = f"{g(joules / 3600)} Wh for {_duration(left_s)}, that is {g(budget_mw / 1000)} W"
         if not fitting:
             least = min(self._rungs.ranks, key=lambda rank: (round(drawn_mw[rank], 6), rank))
-            return Limit((least,), f"{now}: even rank {least} draws {g(drawn_mw[least] / 1000)} W"), state
+            return Limit((least,), f"{now}: even rank {least} draws {g(drawn_mw[least] / 1000)} W"), remembered
         dear = next(rank for rank in self._rungs.best_first if rank not in fitting)
-        return Limit(fitting, f"{now}: rank {dear} would draw {g(drawn_mw[dear] / 1000)} W"), state
+        return Limit(fitting, f"{now}: rank {dear} would draw {g(drawn_mw[dear] / 1000)} W"), remembered
 
     @property
     def _again(self) -> float:
@@ -170,13 +170,7 @@ class EnergyLimiter:
             now_per_s = reading.work.arrivals_per_s if reading.work is not None else None
             busy_mw = self._capped(rank, max(now_per_s or 0.0, 0.0)) * self._energy_mj[rank]
             idle_mw = _averaged(idle_mw, max(reading.power_mw - busy_mw, 0.0), step_s, _IDLE_S)
-        return replace(
-            memory,
-            elapsed_s=memory.elapsed_s + step_s,
-            time_s=reading.time_s,
-            arrivals_per_s=rate,
-            idle_mw=idle_mw,
-        )
+        return EnergyMemory(memory.elapsed_s + step_s, reading.time_s, rate, idle_mw, memory.fitting)
 
     def _rate(self, rank: int, memory: EnergyMemory) -> float:
         """Requests per second to plan for at a rung."""

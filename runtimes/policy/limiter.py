@@ -1,15 +1,16 @@
 """What every limiter is: one reason not to run at some rungs.
 
-    reading, state --> limiter --> the rungs that it allows, why, and the next state
+    reading, state --> limiter --> the rungs that it allows, why, and what it remembers
 
 A limiter knows nothing of the others. `RungPolicy` asks them all, and the strictest wins.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 from nsn_edge.errors import RankError
 from nsn_edge.ladder import RankLadder
@@ -28,6 +29,11 @@ class Limit:
     """For people, with the numbers that decided."""
 
 
+Memory = Mapping[str, Any]
+"""Fields of `PolicyState` with their next values. They are put into the state once, after all limiters were asked: a
+decision costs microseconds, and copying a state is a good part of them."""
+
+
 class Limiter(Protocol):
     """One reason not to run at some rungs."""
 
@@ -36,8 +42,8 @@ class Limiter(Protocol):
         """The table of the policy file that it comes from."""
         ...
 
-    def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, PolicyState]:
-        """What is allowed (None: everything), and the state with what this limiter remembers. Pure; never raises."""
+    def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, Memory]:
+        """What is allowed (None: everything), and what to remember. Pure; never raises."""
         ...
 
 

@@ -15,11 +15,11 @@ A rung's share is its energy per call where a profile knows it, else its FLOPs.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nsn_edge.runtimes.policy.base import PolicyState
 from nsn_edge.runtimes.policy.checks import celsius, in_range, share
-from nsn_edge.runtimes.policy.limiter import Limit, Rungs, g
+from nsn_edge.runtimes.policy.limiter import Limit, Memory, Rungs, g
 from nsn_edge.runtimes.policy.step_wise import lowest_limit_c
 from nsn_edge.runtimes.telemetry.base import Reading
 
@@ -79,14 +79,14 @@ class PiLimiter:
         self._rungs = rungs
         self._shares = power_shares(rungs)
 
-    def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, PolicyState]:
+    def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, Memory]:
         """The rungs within the share of power that the temperature leaves; the safe ones while it is blind."""
         settings, rungs = self._settings, self._rungs
         heat_c, limit_c = reading.temperature_c, lowest_limit_c(reading, settings.limit_c)
         if heat_c is None:
-            return rungs.safe("the temperature is unknown"), state
+            return rungs.safe("the temperature is unknown"), {}
         if limit_c is None:
-            return rungs.safe("the device names no temperature limit, nor does [pi] limit_c"), state
+            return rungs.safe("the device names no temperature limit, nor does [pi] limit_c"), {}
         memory = state.pi or PiMemory()
         error_c = limit_c - settings.margin_c - heat_c
         gain = settings.gain_per_c * (2.0 if error_c > 0.0 else 1.0)
@@ -101,8 +101,8 @@ class PiLimiter:
             cap = self._highest_within(output, before)
             share_now = 100 * min(max(output, 0.0), 1.0)
             why = f"{at}, target {g(limit_c - settings.margin_c)} °C: {g(share_now)} % of the top rung's power"
-        state = replace(state, pi=PiMemory(integral, reading.time_s, cap))
-        return (None if cap == rungs.ranks[-1] else Limit(rungs.up_to(cap), f"{why}, rank {cap} at most")), state
+        found = None if cap == rungs.ranks[-1] else Limit(rungs.up_to(cap), f"{why}, rank {cap} at most")
+        return found, {"pi": PiMemory(integral, reading.time_s, cap)}
 
     def _integral(self, memory: PiMemory, error_c: float, gain: float, time_s: float) -> float:
         settings = self._settings

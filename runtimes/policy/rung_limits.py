@@ -65,12 +65,14 @@ class RungPolicy:
         if reading.age_s > self._limits.max_age_s:
             reading = Reading(reading.time_s, wall_s=reading.wall_s, age_s=reading.age_s, work=reading.work)
         found: list[tuple[str, Limit]] = []
+        remembered: dict[str, Any] = {}
         for limiter in self._limiters:
-            limit, state = limiter.limit(reading, state)
+            limit, memory = limiter.limit(reading, state)
+            remembered.update(memory)
             if limit is not None:
                 found.append((limiter.name, limit))
         allowed, name = self._strictest(found, reading)
-        return self._ramp.move(allowed, name, reading.time_s, state)
+        return self._ramp.move(allowed, name, reading.time_s, state, remembered)
 
     def _strictest(self, found: list[tuple[str, Limit]], reading: Reading) -> tuple[Limit, str]:
         """What all allow, in the words of the one that allows least."""

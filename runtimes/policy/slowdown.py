@@ -20,11 +20,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nsn_edge.runtimes.policy.costs import RungCost, RungCosts
+from nsn_edge.runtimes.policy.costs import RungCosts
 from nsn_edge.runtimes.telemetry.base import Answered
-
-Z99 = statistics.NormalDist().inv_cdf(0.99)
-"""The 99th percentile of the standard normal distribution."""
 
 _FORGET = 0.3  # a: ALERT's
 _PROCESS = 1e-4  # Q0: the world moves by a percent between two readings
@@ -52,11 +49,10 @@ class Slowdown:
 
     def observed(self, answers: Sequence[Answered], costs: RungCosts) -> Slowdown:
         """The estimate after some answers. Those of unknown rungs, or with impossible latencies, tell nothing."""
-        rungs = {rung.rank: (rung.p50_ms, spread(rung)) for rung in costs.rungs}
         known = [
-            (latency_ms / rungs[rank][0], rungs[rank][1])
+            (latency_ms / rung.p50_ms, rung.spread)
             for rank, latency_ms in answers
-            if rank in rungs and rungs[rank][0] / _MOST <= latency_ms <= rungs[rank][0] * _MOST
+            if (rung := costs.by_rank.get(rank)) and rung.p50_ms / _MOST <= latency_ms <= rung.p50_ms * _MOST
         ]
         if not known:
             return self
@@ -73,8 +69,3 @@ class Slowdown:
         moved = gain * (ratio - self.mean)
         process = max(_PROCESS, _FORGET * self.process + (1.0 - _FORGET) * moved * moved)
         return Slowdown(self.mean + moved, (1.0 - gain) * prior, process)
-
-
-def spread(cost: RungCost) -> float:
-    """A rung's own standard deviation against its median, from its 99th percentile."""
-    return (cost.p99_ms - cost.p50_ms) / Z99 / cost.p50_ms

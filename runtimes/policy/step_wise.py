@@ -15,11 +15,11 @@ here a device that has been cool for `settle_s` counts as one that gets cooler.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nsn_edge.runtimes.policy.base import PolicyState
 from nsn_edge.runtimes.policy.checks import LimitError, celsius, in_range
-from nsn_edge.runtimes.policy.limiter import Limit, Rungs, g
+from nsn_edge.runtimes.policy.limiter import Limit, Memory, Rungs, g
 from nsn_edge.runtimes.telemetry.base import Reading
 
 _TREND_S = 5.0  # the time constant of the temperature that a trend is judged against
@@ -82,47 +82,56 @@ class StepWiseLimiter:
         self._settings = settings
         self._rungs = rungs
 
-    def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, PolicyState]:
+    def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, Memory]:
         """The rungs up to the own cap, which moves by one rung; the safe ones while it is blind."""
         heat_c, limit_c = reading.temperature_c, lowest_limit_c(reading, self._settings.limit_c)
         if heat_c is None:
-            return self._rungs.safe("the temperature is unknown"), state
+            return self._rungs.safe("the temperature is unknown"), {}
         if limit_c is None:
-            return self._rungs.safe("the device names no temperature limit, nor does [step_wise] limit_c"), state
-        memory = _observed(state.step_wise or StepWiseMemory(), reading.time_s, heat_c)
-        cool = heat_c <= limit_c - self._settings.leave_margin_c and not reading.throttling
-        if not cool:
-            memory = replace(memory, cool_since_s=None)
-        elif memory.cool_since_s is None or memory.cool_since_s > reading.time_s:
-            memory = replace(memory, cool_since_s=reading.time_s)
-        cap, what = self._stepped(reading, state, memory, heat_c, limit_c, cool)
-        before = self._cap(memory)
-        if cap != before:
-            memory = replace(memory, stepped_s=reading.time_s)
-        state = replace(state, step_wise=replace(memory, cap=cap))
+            return self._rungs.safe("the device names no temperature limit, nor does [step_wise] limit_c"), {}
+        before = state.step_wise or StepWiseMemory()
+        time_s, cool_since_s = reading.time_s, before.cool_since_s
+        if heat_c > limit_c - self._settings.leave_margin_c or reading.throttling:
+            cool_since_s = None
+        elif cool_since_s is None or cool_since_s > time_s:
+            cool_since_s = time_s
+        cap, what = self._stepped(reading, state.rank, before, heat_c, limit_c, cool_since_s)
+        memory = StepWiseMemory(
+            cap=cap,
+            smooth_c=_smoothed(before, time_s, heat_c),
+            time_s=time_s,
+            stepped_s=before.stepped_s if cap == self._cap(before) else time_s,
+            cool_since_s=cool_since_s,
+        )
         if cap == self._rungs.ranks[-1]:
-            return None, state
-        return Limit(self._rungs.up_to(cap), f"{what}: rank {cap} at most"), state
+            return None, {"step_wise": memory}
+        return Limit(self._rungs.up_to(cap), f"{what}: rank {cap} at most"), {"step_wise": memory}
 
     def _stepped(
-        self, reading: Reading, state: PolicyState, memory: StepWiseMemory, heat_c: float, limit_c: float, cool: bool
+        self,
+        reading: Reading,
+        running: int | None,
+        memory: StepWiseMemory,
+        heat_c: float,
+        limit_c: float,
+        cool_since_s: float | None,
     ) -> tuple[int, str]:
         """The new cap, and why."""
         settings, rungs, cap = self._settings, self._rungs, self._cap(memory)
         at = f"temperature {g(heat_c)} °C"
         if heat_c >= limit_c:
             return rungs.ranks[0], f"{at} is at or above the limit of {g(limit_c)} °C"
-        before_c = None if state.step_wise is None else state.step_wise.smooth_c
+        before_c, cool = memory.smooth_c, cool_since_s is not None
         rising = before_c is None or heat_c - before_c > _TREND_C
         falling = before_c is not None and before_c - heat_c > _TREND_C
         since_s = None if memory.stepped_s is None else reading.time_s - memory.stepped_s
         may_step = since_s is None or not 0.0 <= since_s < settings.step_s
         hot = heat_c >= limit_c - settings.enter_margin_c
         if may_step and (reading.throttling or (hot and rising)):
-            running = state.rank if state.rank in rungs.ranks else None
             what = "the device throttles itself" if reading.throttling else f"{at} is hot and rising"
-            return rungs.below(cap if running is None else min(cap, running)), f"{what}, limit {g(limit_c)} °C"
-        settled = _lasted(memory.cool_since_s, reading.time_s, settings.settle_s) and (
+            lower = min(cap, running) if running in rungs.ranks and running is not None else cap
+            return rungs.below(lower), f"{what}, limit {g(limit_c)} °C"
+        settled = _lasted(cool_since_s, reading.time_s, settings.settle_s) and (
             since_s is None or not 0.0 <= since_s < settings.settle_s
         )
         if may_step and cool and (falling or settled):
@@ -141,12 +150,12 @@ def lowest_limit_c(reading: Reading, own_c: float | None) -> float | None:
     return min(known, default=None)
 
 
-def _observed(memory: StepWiseMemory, time_s: float, heat_c: float) -> StepWiseMemory:
+def _smoothed(memory: StepWiseMemory, time_s: float, heat_c: float) -> float:
     """Follow the temperature. Time that stands or runs backwards weighs nothing."""
     if memory.smooth_c is None:
-        return replace(memory, smooth_c=heat_c, time_s=time_s)
+        return heat_c
     weight = -math.expm1(-max(time_s - memory.time_s, 0.0) / _TREND_S)
-    return replace(memory, smooth_c=memory.smooth_c + weight * (heat_c - memory.smooth_c), time_s=time_s)
+    return memory.smooth_c + weight * (heat_c - memory.smooth_c)
 
 
 def _lasted(since_s: float | None, time_s: float, long_s: float) -> bool:

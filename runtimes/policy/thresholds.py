@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nsn_edge.runtimes.policy.base import PolicyState
-from nsn_edge.runtimes.policy.limiter import Limit, Rungs, at_most, g
+from nsn_edge.runtimes.policy.limiter import Limit, Memory, Rungs, at_most, g
 from nsn_edge.runtimes.policy.limits import RungLimits
 from nsn_edge.runtimes.telemetry.base import Reading
 
@@ -34,15 +34,16 @@ class Thresholds:
         self._limits = limits
         self._rungs = rungs
 
-    def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, PolicyState]:
+    def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, Memory]:
         """The rungs within the strictest cap that holds."""
-        state = self._observe(reading, state)
+        memory = self._observe(reading, state)
+        state = replace(state, **memory)
         strictest = min(self._caps(reading, state), key=lambda cap: cap.max_flops, default=None)
         if strictest is None:
-            return None, state
-        return Limit(self._rungs.within(strictest.max_flops), strictest.why), state
+            return None, memory
+        return Limit(self._rungs.within(strictest.max_flops), strictest.why), memory
 
-    def _observe(self, reading: Reading, state: PolicyState) -> PolicyState:
+    def _observe(self, reading: Reading, state: PolicyState) -> Memory:
         """Latch and release the steps. What is unknown changes nothing."""
         battery_depth, heat_depth, near_limit = state.battery_depth, state.heat_depth, state.near_limit
         pct, heat_c = reading.battery_pct, reading.temperature_c
@@ -55,14 +56,13 @@ class Thresholds:
             not_left = sum(heat_c > step.leave_c for step in self._limits.temperature)
             heat_depth = _latched(heat_depth, entered, not_left)
             near_limit = self._is_near_limit(heat_c, reading.temperature_limit_c, near_limit)
-        return replace(
-            state,
-            battery_depth=battery_depth,
-            heat_depth=heat_depth,
-            near_limit=near_limit,
-            saw_power=state.saw_power or reading.battery_pct is not None or reading.on_mains is not None,
-            saw_temperature=state.saw_temperature or reading.temperature_c is not None,
-        )
+        return {
+            "battery_depth": battery_depth,
+            "heat_depth": heat_depth,
+            "near_limit": near_limit,
+            "saw_power": state.saw_power or reading.battery_pct is not None or reading.on_mains is not None,
+            "saw_temperature": state.saw_temperature or reading.temperature_c is not None,
+        }
 
     def _is_near_limit(self, heat_c: float, limit_c: float | None, was_near: bool) -> bool:
         throttling = self._limits.throttling
