@@ -148,7 +148,7 @@ def measure(session: EdgeSession, folder: Path) -> tuple[dict[str, Any], list[Ta
     thresholds = [
         {"start_rank": course[0], "measure": name, "threshold": threshold, **result.to_json()}
         for course, name in itertools.product(courses, MEASURES)
-        for threshold, result in curve(test.asked, course, name, points=21)
+        for threshold, result in curve(test.asked, course, name, points=13)
     ]
     middle = [rank for rank in session.ladder.ranks if rank < top]
     chains = [

@@ -135,6 +135,34 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f}{spread}"
 
 
+def difficulty_rules(data: Data | None) -> str:
+    """What cascades lose and save, the rung alone beside them; a line where no run is committed."""
+    if data is None:
+        return "No run of it is committed yet."
+    chosen = data["rules"][data["chosen"]]
+    first = {row["rank"]: row for row in data["rungs"]}
+    lines = [
+        "| stated loss, points | labels | first rung | bound, points | asked again | linear FLOPs | lost, points |",
+        "|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    by_goal = {(row["labelled"], row["max_loss_points"]): row for row in reversed(data["rules"])}
+    for (labelled, stated), row in sorted(by_goal.items(), key=lambda item: (not item[0][0], item[0][1])):
+        test = row["on_test"]
+        share = first[row["ranks"][0]]["flops_fraction"]
+        lines.append(
+            f"| {stated:g} | {'yes' if labelled else 'no'} | {share:.0%} | {row['loss_bound_points']:.2f} "
+            f"| {test['passed_on']:.1%} | {test['flops_fraction']:.1%} | {test['loss_points']:.2f} |"
+        )
+    alone = first[chosen["ranks"][0]]
+    lines += [
+        "",
+        f"The {alone['flops_fraction']:.0%} rung alone loses {alone['loss_points']:.2f} points of the dense model's "
+        f"{100 * chosen['on_test']['right_at_top']:.2f}. A text takes {data['latency']['relative_to_dense']:.2f} of "
+        f"the dense time on average, one at a time, calibrated for {chosen['max_loss_points']:g} points with labels.",
+    ]
+    return "\n".join(lines)
+
+
 def missed(data: Data) -> str:
     """The targets that a run missed."""
     rows = [target for target in data["targets"] if not target["met"]]

@@ -56,6 +56,7 @@ def pages() -> dict[str, dict[str, str]]:
             "pairs": page_tables.precision_pairs(precision),
             "missed": page_tables.missed(precision),
         },
+        "docs/difficulty.md": {"rules": page_tables.difficulty_rules(load_if_there("difficulty"))},
         "docs/tensorrt.md": {"built": page_tables.built_engines(load("build"))},
     }
 
@@ -63,6 +64,11 @@ def pages() -> dict[str, dict[str, str]]:
 def load(name: str) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return data
+
+
+def load_if_there(name: str) -> dict[str, Any] | None:
+    """None before the first run is committed."""
+    return load(name) if (RESULTS / f"{name}.json").is_file() else None
 
 
 def with_tables(page: str, text: str, tables: dict[str, str]) -> str:
