@@ -134,13 +134,10 @@ def test_mistakes_are_one_line(run: Run, trace: Path, tmp_path: Path) -> None:
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    line = [
-        sys.executable,
-        "-c",
-        "from nsn_edge.cli import entry_point; entry_point()",
-        "monitor",
-        *map(str, arguments),
-    ]
+    # Whoever runs the tests in the background of a shell ignores Ctrl-C, and its children inherit that.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from nsn_edge.cli import entry_point; entry_point()"
+    line = [sys.executable, "-c", code, "monitor", *map(str, arguments)]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
