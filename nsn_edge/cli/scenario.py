@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nsn_edge.runtimes.telemetry import TelemetryTrace
 
 _MOST_SWITCHES = 40
+_SHORT = {"temperature": "heat"}
 
 
 def run_scenario(
@@ -85,10 +86,10 @@ def _device(report: Report) -> str:
 def _table(report: Report) -> Table:
     table = Table(title="The policy and every fixed rung", title_justify="left")
     table.add_column("", no_wrap=True)
-    headings = ("quality", "missed", "p50/p95/p99 ms", "J/answer", "switches/min", "s too hot", "battery")
+    headings = ("quality", "missed", "p50/p95/p99 ms", "J/answer", "sw/min", "hot s", "left")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("limits", no_wrap=True)
+    table.add_column("breaks", no_wrap=True)
     best = report.yardsticks.best_fixed
     table.add_row("policy", *_cells(report.outcome), style="bold")
     for rank, outcome in reversed(report.yardsticks.fixed.items()):
@@ -108,7 +109,9 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
         f"{outcome.switches_per_minute:.2f}",
         f"{outcome.seconds_above_limit:.1f}",
         "-" if outcome.battery_left_pct is None else f"{outcome.battery_left_pct:.1f} %",
-        "kept" if not outcome.broken else "[red]not: " + ", ".join(outcome.broken) + "[/]",
+        "nothing"
+        if not outcome.broken
+        else "[red]" + ", ".join(_SHORT.get(key, key) for key in outcome.broken) + "[/]",
     )
 
 

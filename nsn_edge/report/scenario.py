@@ -23,6 +23,7 @@ _WIDTH, _LEFT, _RIGHT = 1040, 64, 1024
 _CURVE, _SMALL, _LANE, _GAP = 110, 48, 20, 42
 
 _STYLE = """text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif;fill:#1b1f24}
+.title,.aside,.said{paint-order:stroke;stroke:#fff;stroke-width:3px;stroke-linejoin:round}
 .tick,.title,.aside{fill:#57606a}.tick,.aside{font-size:12px}.name{font-weight:600}
 .axis{stroke:#57606a;stroke-width:1}.grid{stroke:#d5dae0;stroke-width:1}
 .curve{fill:none;stroke:#1b1f24;stroke-width:1.5;stroke-linejoin:round}
@@ -33,6 +34,7 @@ _STYLE = """text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica 
 _STOPS = ((20, 150, 130), (38, 118, 190), (86, 72, 178), (116, 34, 128))
 
 _Rows = Sequence[Mapping[str, Any]]
+_Events = Sequence[Mapping[str, Any]]
 
 
 def scenario_svg(document: Mapping[str, Any]) -> str:
@@ -63,21 +65,24 @@ def scenario_svg(document: Mapping[str, Any]) -> str:
     limit_c = document["device"]["temperature_limit_c"]
     y = _scale([row["temperature_c"] for row in rows], placed, limit_c)
     panels += [
-        _shade(scenario["heat"], placed, x, "heat", lambda event: f"surroundings {event['rise_c']:+g} °C"),
+        _shade(scenario["heat"], placed, x, "heat"),
         _panel("temperature, °C", placed, y),
         _line(placed, y, limit_c, f"limit {limit_c:g} °C") if limit_c is not None else None,
         _curve(at, [row["temperature_c"] for row in rows], x, y),
+        _names(scenario["heat"], placed, x, lambda event: f"surroundings {event['rise_c']:+g} °C"),
     ]
     battery = scenario["battery"]
     if battery is not None:
         placed = frame(_CURVE * 0.7)
+        unplugged = _off_mains(rows, at, x.high)
         charge = [100.0 * row["battery_j"] / (3600.0 * battery["capacity_wh"]) for row in rows]
         y = _scale(charge, placed, battery["reserve_pct"])
         panels += [
-            _shade(_off_mains(rows, at, x.high), placed, x, "off", lambda _: "off mains"),
+            _shade(unplugged, placed, x, "off"),
             _panel("battery, %", placed, y),
             _line(placed, y, battery["reserve_pct"], f"reserve {battery['reserve_pct']:g} %"),
             _curve(at, charge, x, y),
+            _names(unplugged, placed, x, lambda _: "off mains"),
         ]
     ranks = [rung["rank"] for rung in document["rungs"]["rungs"]]
     placed = frame(_LANE * len(ranks))
@@ -86,10 +91,11 @@ def scenario_svg(document: Mapping[str, Any]) -> str:
     placed = frame(_CURVE)
     y = _scale([row["worst_latency_ms"] for row in rows], placed, scenario["deadline_ms"], low=0.0)
     panels += [
-        _shade(scenario["load"], placed, x, "load", _load),
+        _shade(scenario["load"], placed, x, "load"),
         _panel("latency with waiting, ms: median (black) and worst (grey) of each moment", placed, y),
         _curve(at, [row["worst_latency_ms"] for row in rows], x, y, "worst"),
         _curve(at, [row["latency_ms"] for row in rows], x, y),
+        _names(scenario["load"], placed, x, _load),
         _line(placed, y, scenario["deadline_ms"], f"deadline {scenario['deadline_ms']:g} ms"),
     ]
     placed = frame(_SMALL)
@@ -156,7 +162,7 @@ def _line(frame: Frame, y: Scale, value: float, words: str) -> Markup:
     return el(
         "g",
         el("line", x1=frame.left, x2=frame.right, y1=at, y2=at, class_="limit"),
-        el("text", words, x=frame.left + 4, y=at - 4, class_="said"),
+        el("text", words, x=frame.left + 4, y=at + 13, class_="said"),
     )
 
 
@@ -171,18 +177,19 @@ def _curve(at: Sequence[float], values: Sequence[float | None], x: Scale, y: Sca
     return el("path", d="".join(path), class_=look)
 
 
-def _shade(
-    events: Sequence[Mapping[str, Any]], frame: Frame, x: Scale, look: str, words: Callable[[Mapping[str, Any]], str]
-) -> list[Markup]:
+def _shade(events: _Events, frame: Frame, x: Scale, look: str) -> list[Markup]:
     marks = []
     for event in events:
         left = x(event["from_s"])
         right = x(min(x.high if event["until_s"] is None else event["until_s"], x.high))
         marks.append(el("rect", x=left, y=frame.top, width=right - left, height=frame.bottom - frame.top, class_=look))
-        marks.append(
-            el("text", words(event), x=left + 4, y=frame.top + 0.62 * (frame.bottom - frame.top), class_="aside")
-        )
     return marks
+
+
+def _names(events: _Events, frame: Frame, x: Scale, words: Callable[[Mapping[str, Any]], str]) -> list[Markup]:
+    """What the shades mean; drawn over the curves."""
+    y = frame.top + 0.62 * (frame.bottom - frame.top)
+    return [el("text", words(event), x=x(event["from_s"]) + 4, y=y, class_="aside") for event in events]
 
 
 def _load(event: Mapping[str, Any]) -> str:
