@@ -47,7 +47,7 @@ def check(file: Path, bundle: Path | None, profile: Path | None, as_json: bool) 
     warnings += notes(limits, rungs)
     data: dict[str, Any] = {
         "schema_version": _SCHEMA_VERSION,
-        "kind": "policy",
+        "kind": "policy-check",
         "file": str(file),
         "policy": limits.to_json(),
         "sentences": [{"table": item.table, "text": item.text, "rank": item.rank} for item in sentences],

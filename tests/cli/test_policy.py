@@ -77,7 +77,7 @@ def test_a_sound_policy_is_said_in_sentences(run: Run) -> None:
 
 def test_with_a_bundle_each_cap_is_a_rung(run: Run, bundle_path: Path) -> None:
     document = run("policy", "check", DEFAULT_POLICY, "--bundle", bundle_path, "--json").document
-    assert (document["kind"], document["schema_version"]) == ("policy", 1)
+    assert (document["kind"], document["schema_version"]) == ("policy-check", 1)
     assert document["policy"]["name"] == "default"
     ladder = Bundle.open(bundle_path).manifest.ladder
     caps = {item["text"]: item["rank"] for item in document["sentences"] if item["table"] == "battery"}
