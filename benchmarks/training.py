@@ -14,7 +14,7 @@ Data sets and seeds run beside each other in `--jobs` processes of one thread. `
 that an interrupted benchmark goes on where it stopped.
 
 JSON: `rows`, one object per data set, recipe, seed and rank: `arena, unit, recipe, seed, rank, flops_fraction,
-wanted_fraction, between, score, top_score, dense_score, train_s` (`top_score`, with full rank alone, is of what ships
+wanted_fraction, between, score, top_score, train_s` (`top_score`, with full rank alone, is of what ships
 at full power: the dense original where only factors were trained); `dense`, the dense model's score per data set and
 seed; `recipes`, their settings; `processor_s`, what everything took of one core, kept results included.
 """
@@ -62,16 +62,12 @@ def main() -> None:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         with ProcessPoolExecutor(min(options.jobs, len(units)), context) as pool:
             done = list(pool.map(run_unit, *zip(*units, strict=True)))
-    rows = [row for found, _ in done for row in found]
-    processor_s = sum(seconds for _, recipes in done for seconds in recipes.values())
-    dense = [
-        {"arena": arena, "seed": seed, "score": score}
-        for arena, seed, score in dict.fromkeys((row["arena"], row["seed"], row["dense_score"]) for row in rows)
-    ]
+    rows = [row for unit in done for row in unit.rows]
+    dense = [{"arena": unit.arena, "seed": unit.seed, "score": unit.dense_score} for unit in done]
     results = {
         "quick": options.quick,
         "seconds": time.perf_counter() - start,
-        "processor_s": processor_s,
+        "processor_s": sum(unit.processor_s for unit in done),
         "recipes": [recipe.to_json() for recipe in RECIPES],
         "dense": dense,
         "rows": rows,

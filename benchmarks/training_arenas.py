@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import functools
 import json
 import math
 import os
@@ -78,11 +77,6 @@ class Arena:
     cut: dict[tuple[str, str], nn.Module] = field(default_factory=dict)
     """What `nested` made already."""
 
-    @functools.cached_property
-    def dense_score(self) -> float:
-        """Of the model before it is cut."""
-        return self.score(self.dense)
-
     def nested(self, method: str, allocate: str) -> nn.Module:
         """A copy, cut by `whitened` or `svd`, its ranks by layer `uniform` or by `sensitivity`."""
         if (method, allocate) not in self.cut:
@@ -148,6 +142,7 @@ def clinc(seed: int, quick: bool, kept: Path) -> Arena:
     file = kept / f"clinc-{seed}.safetensors"
     if file.is_file():
         load_model(dense, file)
+        dense.eval()
     else:
         _fine_tune(dense, rows, seed, steps=40 if quick else 2 * 469, learning_rate=5e-4)
         save_model(dense, str(file))

@@ -10,6 +10,9 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,30 +37,64 @@ BETWEEN = (0.6, 0.42, 0.3, 0.2)
 Row = dict[str, Any]
 
 
-def run_unit(name: str, seed: int, quick: bool, wanted: str, kept: Path) -> tuple[list[Row], dict[str, float]]:
-    """Every recipe of a data set and seed: its rows, and the seconds of processor time that each recipe took (the first
-    one's hold those of the dense model). `wanted` is a regular expression that finds the names of recipes."""
+@dataclass(frozen=True)
+class Unit:
+    """What came of a data set and seed."""
+
+    arena: str
+    """The data set's name in tables."""
+    seed: int
+    dense_score: float
+    """Of the model before it is cut."""
+    rows: list[Row]
+    """One per recipe and rank."""
+    processor_s: float
+    """Of one core, kept results included."""
+
+
+def run_unit(name: str, seed: int, quick: bool, wanted: str, kept: Path) -> Unit:
+    """Every recipe of a data set and seed whose name the regular expression `wanted` finds."""
     torch.set_num_threads(1)
     start = time.perf_counter()
-    recipes = [recipe for recipe in RECIPES if _applies(recipe, name, seed) and re.search(wanted, recipe.name)]
-    files = {recipe.name: kept / f"{name}-{seed}-{_slug(recipe.name)}.json" for recipe in recipes}
-    found = {recipe.name: _read(files[recipe.name], recipe) for recipe in recipes}
     arena: Arena | None = None
-    for recipe in recipes:
-        if found[recipe.name] is not None:
-            continue
-        begun = time.process_time()
+
+    def made() -> Arena:
+        nonlocal arena
         if arena is None:
             _say(start, f"{name}, seed {seed}: dense")
             arena = ARENAS[name].make(seed, quick, kept)
+        return arena
+
+    def dense() -> dict[str, Any]:
+        return {"arena": made().name, "score": made().score(made().dense), "rows": []}
+
+    def trained(recipe: Recipe) -> dict[str, Any]:
+        base = made()
         _say(start, f"{name}, seed {seed}: {recipe.name}")
-        rows = run(arena, recipe, seed)
-        document = {"recipe": recipe.to_json(), "rows": rows, "processor_s": time.process_time() - begun}
-        atomic_write_bytes(files[recipe.name], json.dumps(document).encode())
-        found[recipe.name] = document
-    done = {recipe: document for recipe, document in found.items() if document is not None}
-    rows = [row for document in done.values() for row in document["rows"]]
-    return rows, {recipe: document["processor_s"] for recipe, document in done.items()}
+        return {"rows": run(base, recipe, seed)}
+
+    first = _kept(kept / f"{name}-{seed}-dense.json", {"quick": quick}, dense)
+    documents = [first]
+    for recipe in RECIPES:
+        if _applies(recipe, name, seed) and re.search(wanted, recipe.name):
+            file = kept / f"{name}-{seed}-{_slug(recipe.name)}.json"
+            documents.append(_kept(file, recipe.to_json(), partial(trained, recipe)))
+    rows = [row for document in documents for row in document["rows"]]
+    seconds = sum(document["processor_s"] for document in documents)
+    return Unit(first["arena"], seed, first["score"], rows, seconds)
+
+
+def _kept(file: Path, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a file keeps, if it was made with these settings; else what `make` gives, which is kept then."""
+    if file.is_file():
+        document: dict[str, Any] = json.loads(file.read_bytes())
+        if document["recipe"] == settings:
+            return document
+    begun = time.process_time()
+    document = {"recipe": settings, **make()}
+    document["processor_s"] = time.process_time() - begun
+    atomic_write_bytes(file, json.dumps(document).encode())
+    return document
 
 
 def run(arena: Arena, recipe: Recipe, seed: int) -> list[Row]:
@@ -89,7 +126,6 @@ def run(arena: Arena, recipe: Recipe, seed: int) -> list[Row]:
                 "between": fraction in BETWEEN,
                 "score": score,
                 "top_score": top_score(arena, model, score) if fraction == RUNGS[0] else None,
-                "dense_score": arena.dense_score,
                 "train_s": seconds,
             }
         )
@@ -176,14 +212,6 @@ def _applies(recipe: Recipe, name: str, seed: int) -> bool:
     if kind.has_labels or recipe.kind == "untrained":
         return True
     return recipe.name == "default" or (seed == 0 and recipe.name in ("paper", "default - sensitivity"))
-
-
-def _read(file: Path, recipe: Recipe) -> dict[str, Any] | None:
-    """What was kept of a recipe, if it was this one."""
-    if not file.is_file():
-        return None
-    document = json.loads(file.read_bytes())
-    return document if document["recipe"] == recipe.to_json() else None
 
 
 def _slug(name: str) -> str:
