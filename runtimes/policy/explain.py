@@ -76,6 +76,8 @@ def notes(limits: RungLimits, rungs: Rungs | None = None) -> tuple[str, ...]:
     if limits.needs_costs and costs is None:
         tables = " and ".join(f"[{table}]" for table in limits.needs_costs)
         found.append(f"{tables} plan with what the rungs cost on the device: nsn-edge profile BUNDLE, then --profile")
+    if limits.energy is not None:
+        found.append("[energy] on a device that tells neither mains nor a battery the safe rung runs")
     if limits.energy is not None and limits.energy.idle_mw is None:
         found.append("[energy] idle_mw is not given: without a power sensor the safe rung runs off mains")
     for table in ("step_wise", "pi"):
@@ -92,4 +94,4 @@ def notes(limits: RungLimits, rungs: Rungs | None = None) -> tuple[str, ...]:
 
 
 def _limit(limit_c: float | None) -> str:
-    return "the device's limit" if limit_c is None else f"the device's limit or {g(limit_c)} °C"
+    return "the device's limit" if limit_c is None else f"the lower of the device's limit and {g(limit_c)} °C"
