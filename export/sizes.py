@@ -12,7 +12,7 @@ Sizes go through the graph by name, in one pass: those of the inputs have names,
 it is: a graph's own sizes must vary as before.
 
 One size of each `Reshape` stays open (-1) on purpose. Where onnxruntime knows all sizes it merges a residual `Add` with
-the normalisation after it into an operator that takes seven times as long as the two (1.31, on a processor).
+the normalisation after it into one that takes several times as long as the two (1.31, on a processor).
 """
 
 from __future__ import annotations
