@@ -60,6 +60,12 @@ def print_report(console: Console, report: Report) -> None:
             f"The policy reaches {fraction:.1%} of the oracle's quality of {oracle:.4f}, above which no policy that "
             "keeps the limits can be."
         )
+    best = report.yardsticks.best_fixed
+    if best is not None and outcome.quality_per_request is not None and best.quality_per_request is not None:
+        gap = outcome.quality_per_request - best.quality_per_request
+        console.print(f"Against the best fixed rung, rank {best.policy['rank']}: {gap:+.4f}.")
+    elif best is None:
+        console.print("No fixed rung keeps the limits.")
     needless_s = report.yardsticks.needless_seconds_above(outcome)
     if outcome.seconds_above_limit:
         console.print(

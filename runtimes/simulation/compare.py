@@ -88,6 +88,7 @@ class Report:
                 "oracle_quality_per_request": self.yardsticks.oracle.quality_per_request,
                 "oracle_fraction": self.oracle_fraction,
                 "best_fixed_rank": None if best is None else best.policy["rank"],
+                "best_fixed_quality_per_request": None if best is None else best.quality_per_request,
             },
             "fixed": {str(rank): other.summary() for rank, other in self.yardsticks.fixed.items()},
             "switches": [

@@ -158,6 +158,7 @@ def test_people_get_the_policy_beside_the_rungs(
         "rank 16",
         "rank 2",
         "of the oracle's quality",
+        "Against the best fixed rung, rank",
         "limit 60 C",
     ):
         assert words in out

@@ -215,6 +215,8 @@ def test_the_report_as_json() -> None:
         *("switches", "timeline"),
     }
     assert data["summary"]["oracle_fraction"] == report.oracle_fraction
+    best = report.yardsticks.best_fixed
+    assert data["summary"]["best_fixed_rank"] == (None if best is None else best.policy["rank"])
     assert list(data["fixed"]) == ["8", "16", "32"]
     assert data["fixed"]["16"].items() <= data["summary"].items()
     assert len(data["timeline"]) == 20
