@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nsn_edge.errors import ClosedError, InputError, NoRungError
+from nsn_edge.errors import ClosedError, EngineError, InputError, NoRungError
 from nsn_edge.runtimes.answers import Answer
 from nsn_edge.runtimes.events import LOAD_FAILED, RUN_FAILED, SessionEvent, one_line
-from nsn_edge.runtimes.graph_store import GraphStore, Lease, NotInMemoryError
+from nsn_edge.runtimes.graph_store import GraphStore, Lease
 from nsn_edge.runtimes.telemetry.base import Clock
 
 _MOST_FRESH = 2
@@ -35,14 +35,15 @@ class Attempts:
     failed: list[Lease] = field(default_factory=list)
     """Graphs that failed at the request. Not leased any more."""
 
-    @property
-    def load_failed(self) -> bool:
-        """Whether the asked rung was to be loaded for this request, and could not be."""
-        return not self.failed and not isinstance(self.errors[0][1], NotInMemoryError)
-
     def error_of(self, lease: Lease) -> Exception:
         """What a graph raised at the request."""
         return next(error for rank, error in self.errors if rank == lease.rank)
+
+    def forget(self) -> None:
+        """Let go of everything. The errors' tracebacks lead back here: without this, graphs would live until the
+        garbage collector looks."""
+        self.errors.clear()
+        self.failed.clear()
 
     def note(self, rank: int, error: Exception, lease: Lease | None = None) -> None:
         """One more failed."""
@@ -79,7 +80,7 @@ class Failover:
         self._lock = threading.Lock()
         self._tried_s: dict[int, float] = {}
         self._failed_afresh_s: dict[int, float] = {}
-        self._unloadable: dict[int, tuple[float, Exception]] = {}
+        self._unloadable: dict[int, tuple[float, str]] = {}
         self._last_resort = threading.Lock()
 
     def answer(self, attempts: Attempts, run: Callable[[Lease], Answer]) -> Answer:
@@ -95,8 +96,6 @@ class Failover:
             NoRungError: every rung that could be tried failed.
             Exception: what the asked rung raised, where there was no other to try.
         """
-        if attempts.load_failed:
-            self.note_unloadable(attempts.asked, attempts.errors[0][1])
         answer = self._ask_resident(attempts, run)
         if answer is None:
             with self._last_resort:  # several requests fail at once: one loads, the others use what it loaded
@@ -110,21 +109,21 @@ class Failover:
                 self._reload(rank)
         return answer
 
-    def unloadable(self, rank: int) -> Exception | None:
+    def unloadable(self, rank: int) -> EngineError | None:
         """Why a rung could not be loaded, if that was lately: a request need not try and fail at it again."""
         with self._lock:
-            failed_s, error = self._unloadable.get(rank, (0.0, None))
-            return error if error is not None and self._clock() - failed_s < self._retry_after_s else None
+            failed_s, why = self._unloadable.get(rank, (0.0, ""))
+            return EngineError(why) if why and self._clock() - failed_s < self._retry_after_s else None
 
     def note_unloadable(self, rank: int, error: Exception) -> None:
-        """A rung could not be loaded just now. All who waited for one load have the same error: it is told once."""
+        """A rung could not be loaded just now. Of the error its words are kept: with itself whatever its traceback
+        leads to, graphs among it, would stay."""
+        why = one_line(error)
         with self._lock:
-            if rank in self._unloadable and self._unloadable[rank][1] is error:
-                return
             now_s = self._clock()
-            self._unloadable[rank] = now_s, error
+            self._unloadable[rank] = now_s, why
             self._tried_s[rank] = now_s
-        self._tell(SessionEvent(LOAD_FAILED, rank, one_line(error)))
+        self._tell(SessionEvent(LOAD_FAILED, rank, why))
 
     def _ask_resident(self, attempts: Attempts, run: Callable[[Lease], Answer]) -> Answer | None:
         """The answer of a graph in memory that has not been tried; None if there is none."""
@@ -159,7 +158,6 @@ class Failover:
                 raise
             except Exception as error:
                 attempts.note(rank, error)
-                self.note_unloadable(rank, error)
                 continue
             if lease is None:
                 continue

@@ -36,6 +36,7 @@ class RungStore:
         budget_bytes: int | None,
         *,
         on_load: Callable[[int, float], None],
+        on_load_failed: Callable[[int, Exception], None],
         on_evict: Callable[[int], None],
         defer: Callable[[Callable[[], None]], None],
     ) -> None:
@@ -45,13 +46,14 @@ class RungStore:
             engine: loads them.
             budget_bytes: of weights that stay in memory; None for no limit.
             on_load: hears of each rank loaded and the milliseconds it took, outside the lock.
+            on_load_failed: hears of each load that failed, once, outside the lock.
             on_evict: hears of each rank evicted, outside the lock.
             defer: runs the freeing of graphs soon, in another thread: called where a request waits.
         """
         self._bundle = bundle
         self._engine = engine
         self._budget = budget_bytes
-        self._on_load, self._on_evict, self._defer = on_load, on_evict, defer
+        self._on_load, self._on_load_failed, self._on_evict, self._defer = on_load, on_load_failed, on_evict, defer
         self._costs = {rank: _weight_bytes(bundle, rank) for rank in bundle.manifest.ladder.ranks}
         if not self._costs:
             raise UsageError(f"{bundle.path} has no rungs", "open it with form='sliced', or export it with rungs")
@@ -119,7 +121,10 @@ class RungStore:
             if pending is None:
                 self._free(victims)
                 return self._load(wanted, mine)
-            pending.result()  # another thread is loading it; afterwards look again, it may be gone already
+            try:
+                pending.result()  # another thread is loading it; afterwards look again, it may be gone already
+            finally:
+                del pending  # as in `_load`
 
     def lease_resident(self, rank: int) -> Lease | None:
         with self._lock:
@@ -227,6 +232,7 @@ class RungStore:
                 del self._loading[rank]
                 self._held_bytes -= self._costs[rank]
             pending.set_exception(error)
+            del pending  # or the error, this frame and the future would be a cycle, with graphs hanging on it
             raise
         with self._lock:
             del self._loading[rank]
@@ -252,7 +258,11 @@ class RungStore:
 
     def _loaded(self, rank: int, *, dropped: bool = False) -> Lease:
         start = time.perf_counter()
-        graph = self._engine.load(self._bundle.file(self._bundle.graph(rank)))
+        try:
+            graph = self._engine.load(self._bundle.file(self._bundle.graph(rank)))
+        except Exception as error:
+            self._on_load_failed(rank, error)
+            raise
         return Lease(rank, graph, 1, dropped=dropped, load_ms=(time.perf_counter() - start) * 1e3)
 
     def _take_victims(self) -> list[Lease]:

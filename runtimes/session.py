@@ -84,6 +84,7 @@ class EdgeSession:
                 engine,
                 budget_bytes,
                 on_load=lambda rank, ms: self._tell(SessionEvent(LOADED, rank, duration_ms=ms)),
+                on_load_failed=self._load_failed,
                 on_evict=lambda rank: self._tell(SessionEvent(EVICTED, rank)),
                 defer=self._background.free,
             )
@@ -317,12 +318,19 @@ class EdgeSession:
         finally:
             if lease is not None:
                 self._store.release(lease)
-        answer = self._failover.answer(attempts, run)
+        why = one_line(attempts.errors[0][1])
+        try:
+            answer = self._failover.answer(attempts, run)
+        finally:
+            attempts.forget()
         if answer.rank == attempts.asked:
             return answer
-        why = one_line(attempts.errors[0][1])
         self._tell(SessionEvent(DEGRADED, attempts.asked, why, other_rank=answer.rank))
         return replace(answer, degraded=True)
+
+    def _load_failed(self, rank: int, error: Exception) -> None:
+        if self._store.current:  # the first rung's failure is raised by `open`
+            self._failover.note_unloadable(rank, error)
 
     def _reload(self, rank: int) -> None:
         self._switcher.reload(rank)

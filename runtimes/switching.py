@@ -19,7 +19,7 @@ from nsn_edge.runtimes.answers import Switch
 from nsn_edge.runtimes.background import Background
 from nsn_edge.runtimes.events import SWITCHED, Cause, SessionEvent
 from nsn_edge.runtimes.failover import Failover
-from nsn_edge.runtimes.graph_store import GraphStore, Lease
+from nsn_edge.runtimes.graph_store import GraphStore
 
 
 class Switcher:
@@ -38,7 +38,7 @@ class Switcher:
         Args:
             store: keeps the graphs.
             background: loads them.
-            failover: is told what could not be loaded.
+            failover: knows what could not be loaded.
             prefetch_among: the rungs, rising, of which the current one's neighbours are kept in memory; none to load
                 only what is asked for.
             tell: hears of switches.
@@ -93,7 +93,7 @@ class Switcher:
         """Load, then become current unless a later switch was asked for meanwhile."""
         before, happened = self._store.current, False
         if ticket == self._last_asked:
-            lease = self._lease(rank)
+            lease = self._store.lease(rank)
             try:
                 with self._lock:
                     before = self._store.current
@@ -131,13 +131,4 @@ class Switcher:
                     self._load(rank)
 
     def _load(self, rank: int) -> None:
-        self._store.release(self._lease(rank))
-
-    def _lease(self, rank: int) -> Lease:
-        try:
-            return self._store.lease(rank)
-        except ClosedError:
-            raise
-        except Exception as error:
-            self._failover.note_unloadable(rank, error)
-            raise
+        self._store.release(self._store.lease(rank))

@@ -225,15 +225,21 @@ class Server:
         if not pending.set_running_or_notify_cancel():
             self._ended(CANCELLED, request)
             return
-        try:
-            answer = self.session.run(request.inputs, self._rank_for(request, now_s), fall_back=True)
-        except BaseException as error:
-            pending.set_exception(error)
+        answer = self._answer(request, now_s)
+        if isinstance(answer, BaseException):
+            pending.set_exception(answer)
             self._ended(FAILED, request, now_s, missed=request.deadline_s < math.inf)
         else:
             late = request.deadline_s < math.inf and self._clock() > request.deadline_s
             pending.set_result(replace(answer, waited_ms=(now_s - request.arrived_s) * 1e3))
             self._ended(ANSWERED, request, now_s, missed=late)
+
+    def _answer(self, request: Request, now_s: float) -> Answer | BaseException:
+        """In a frame of its own: the error's traceback leads here, and must not lead to the future that holds it."""
+        try:
+            return self.session.run(request.inputs, self._rank_for(request, now_s), fall_back=True)
+        except BaseException as error:
+            return error
 
     def _rank_for(self, request: Request, now_s: float) -> int | None:
         if request.rank is not None or self._costs is None or request.deadline_s == math.inf:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +18,7 @@ from nsn_edge.bundle import Bundle
 from nsn_edge.errors import ClosedError, EngineError, InputError, NoRungError
 from nsn_edge.runtimes.engines import FaultyEngine, OnnxRuntimeEngine
 from nsn_edge.runtimes.events import SessionEvent
+from nsn_edge.runtimes.serving import Server
 from nsn_edge.runtimes.session import Answer, EdgeSession
 
 TinyBundle = tuple[Path, TinyModel]
@@ -434,3 +437,45 @@ def test_a_rung_loaded_twice_at_once_is_counted_once(tiny_bundle: TinyBundle, fa
         assert slow.run({"x": X}).rank == TOP
         costs = {rank: slow.bundle.graph(rank).weight_bytes or 0 for rank in ALL_RUNGS}
         assert slow._store._held_bytes == sum(costs[rank] for rank in slow.resident_ranks)  # type: ignore[attr-defined]
+
+
+def test_what_failed_is_gone_without_the_garbage_collector(tiny_bundle: TinyBundle, faults: Faults) -> None:
+    """An error's traceback leads to the graph that it came from: neither the session nor a future may keep it."""
+    graphs: list[tuple[int, weakref.ref[object]]] = []
+
+    class Watching:
+        name, owns_threads = "watching", False
+
+        def load(self, graph_path: Path) -> object:
+            graph = faults.engine.load(graph_path)
+            graphs.append((_rank(graph_path), weakref.ref(graph)))
+            return graph
+
+        def describe(self) -> dict[str, object]:
+            return {}
+
+    gc.collect()
+    gc.disable()
+    try:
+        with (
+            EdgeSession.open(tiny_bundle[0], engine=Watching(), listener=lambda event: None) as session,  # type: ignore[arg-type]
+            Server(session) as server,
+        ):
+            load(session, 8)
+            faults.loads, faults.runs = {5, TOP}, {TOP}
+            with pytest.raises(EngineError):
+                session.run({"x": X}, rank=5, fall_back=False)
+            for _ in range(3):
+                assert server.submit({"x": X}).result(PATIENCE_S).rank == 8
+                assert server.submit({"x": X}, rank=5).result(PATIENCE_S).degraded
+            faults.runs = set(ALL_RUNGS)
+            assert isinstance(server.submit({"x": X}).exception(PATIENCE_S), NoRungError)
+            faults.runs = set()
+            assert server.submit({"x": X}).result(PATIENCE_S).degraded
+            settle(session)
+            session.close()  # waits until everything is freed
+            alive = [rank for rank, graph in graphs if graph() is not None]
+            assert alive == []
+            assert len(graphs) >= 3
+    finally:
+        gc.enable()
