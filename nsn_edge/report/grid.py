@@ -18,7 +18,7 @@ from nsn_edge.report.profile_view import ProfileView, Rung
 from nsn_edge.report.style import RungColours
 
 _WIDTH, _HEIGHT = 460, 300
-_FRAME = Frame(left=46, top=16, right=392, bottom=250)
+_FRAME = Frame(left=46, top=28, right=392, bottom=250)
 _FURTHER: tuple[tuple[str, Callable[[Rung], str | None]], ...] = (
     ("99th percentile, ms", lambda rung: milliseconds(rung.p99_ms)),
     (
@@ -92,7 +92,7 @@ def _chart(name: str, views: Sequence[ProfileView], along: str, title: str, colo
     body = [
         y_axis(_FRAME, y, marks, tick_labels(marks)),
         x_axis(_FRAME, x, [float(index) for index in range(len(sizes))], [str(size) for size in sizes], title),
-        el("text", "ms", x=0, y=_FRAME.top - 4, class_="title"),
+        el("text", "ms", x=0, y=11, class_="title"),
     ]
     ends: list[tuple[float, str]] = []
     for rung in _rungs(views):
