@@ -12,7 +12,8 @@ requests wait now than that explains, all of them are to be answered first.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from nsn_edge.runtimes.policy.base import PolicyState
 from nsn_edge.runtimes.policy.checks import in_range, share
@@ -20,6 +21,9 @@ from nsn_edge.runtimes.policy.costs import RungCost, RungCosts
 from nsn_edge.runtimes.policy.limiter import Limit, Memory, Rungs, g
 from nsn_edge.runtimes.policy.slowdown import Slowdown
 from nsn_edge.runtimes.telemetry.base import Reading, Work
+
+_ROOT_HALF = math.sqrt(0.5)
+_SURE = 25.0  # beyond so many deviations and mean waits nobody is late: less than 1 in 10^10
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,10 @@ class Deadline:
         in_range(self, "arrivals_cv", 0.0, 10.0)
 
 
-@dataclass(frozen=True)
-class DeadlineMemory:
+class DeadlineMemory(NamedTuple):
     """What the limiter remembers."""
 
-    slowdown: Slowdown = field(default_factory=Slowdown)
+    slowdown: Slowdown = Slowdown()
     """Of the device against its profile."""
     in_time: tuple[int, ...] | None = None
     """The ranks that were in time at the last reading; None before the first."""
@@ -85,27 +88,38 @@ class DeadlineLimiter:
         remembered = {"deadline": DeadlineMemory(slowdown, in_time)}
         if in_time == self._rungs.ranks:
             return None, remembered
-        now = f"deadline {g(deadline_ms)} ms, slowdown {slowdown.mean:.2f} ± {slowdown.deviation:.2f}{_busy(work)}"
+        fastest = self._rungs.ranks[0]
         if not in_time:
             fastest = min(self._rungs.ranks, key=lambda rank: (late[rank], self._costs.at(rank).p99_ms))
-            return Limit((fastest,), f"{now}: no rung is in time, rank {fastest} is the fastest"), remembered
-        first = next(rank for rank in self._rungs.best_first if rank not in in_time)
-        share_late = f"rank {first} would be late for {_percent(late[first])}"
-        room = f", and was late: it needs {g(100 * self._settings.band)} % of room" if late[first] <= allowed else ""
-        return Limit(in_time, f"{now}: {share_late}{room}"), remembered
+
+        def why() -> str:
+            now = f"deadline {g(deadline_ms)} ms, slowdown {slowdown.mean:.2f} ± {slowdown.deviation:.2f}{_busy(work)}"
+            if not in_time:
+                return f"{now}: no rung is in time, rank {fastest} is the fastest"
+            first = next(rank for rank in self._rungs.best_first if rank not in in_time)
+            room = f"{g(100 * self._settings.band)} % of room"
+            needed = f", and was late: it needs {room}" if late[first] <= allowed else ""
+            return f"{now}: rank {first} would be late for {_percent(late[first])}{needed}"
+
+        return Limit(in_time or (fastest,), why), remembered
 
     def late(self, cost: RungCost, slowdown: Slowdown, work: Work, deadline_ms: float) -> float:
         """The share of requests that a rung would answer too late, 0..1; 1 where they come faster than answers."""
-        service_ms = max(slowdown.mean, 1e-3) * cost.p50_ms
+        service_ms = slowdown.mean * cost.p50_ms
         own = cost.spread
-        load = max(work.arrivals_per_s or 0.0, 0.0) * service_ms / 1000.0
+        rate = work.arrivals_per_s or 0.0
+        load = rate * service_ms / 1000.0 if rate > 0.0 else 0.0
         if not load < 1.0:
             return 1.0
         spread_ms = math.hypot(slowdown.deviation * cost.p50_ms, own * service_ms)
         # Of those that wait at all: Kingman's mean wait over the share that does.
         wait_ms = (self._settings.arrivals_cv**2 + own**2) / 2.0 * service_ms / (1.0 - load)
-        late = (1.0 - load) * _beyond((deadline_ms - service_ms) / spread_ms)
-        late += load * _exponentially_modified(deadline_ms - service_ms, spread_ms, wait_ms)
+        slack_ms = deadline_ms - service_ms
+        if slack_ms > _SURE * (spread_ms + wait_ms):
+            late = 0.0
+        else:
+            late = (1.0 - load) * _beyond(slack_ms / spread_ms)
+            late += load * _exponentially_modified(slack_ms, spread_ms, wait_ms)
         waiting = work.waiting or 0
         if waiting > 0 and waiting > self._usually_waiting(cost, work):
             ahead_ms = waiting * service_ms
@@ -124,7 +138,7 @@ class DeadlineLimiter:
 
 def _beyond(z: float) -> float:
     """The tail of the standard normal distribution."""
-    return 0.5 * math.erfc(z / math.sqrt(2.0))
+    return 0.5 * math.erfc(z * _ROOT_HALF)
 
 
 def _exponentially_modified(x: float, deviation: float, mean: float) -> float:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from typing import NamedTuple
 
 from nsn_edge.runtimes.policy.base import PolicyState
 from nsn_edge.runtimes.policy.checks import LimitError, in_range, share
@@ -81,8 +82,7 @@ class EnergyBudget:
         share(self, "band", 0.0, 0.9)
 
 
-@dataclass(frozen=True)
-class EnergyMemory:
+class EnergyMemory(NamedTuple):
     """What the limiter remembers."""
 
     elapsed_s: float = 0.0
@@ -115,7 +115,6 @@ class EnergyLimiter:
             )
         self._settings = settings
         self._rungs = rungs
-        self._costs = costs
         # mW while it computes x s = mJ.
         self._energy_mj = {
             cost.rank: cost.energy_mj
@@ -123,41 +122,44 @@ class EnergyLimiter:
             else (settings.busy_mw or 0.0) * cost.p50_ms / 1000.0
             for cost in costs.rungs
         }
+        self._most_per_s = {cost.rank: 1000.0 / cost.p50_ms for cost in costs.rungs}
 
     def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, Memory]:
         """The rungs whose projected drain fits; the most frugal where none does; the safe ones while it is blind."""
         memory = self._observed(state.energy or EnergyMemory(), reading, state.rank)
         if reading.on_mains:
-            return None, {"energy": replace(memory, elapsed_s=0.0, fitting=None)}
+            return None, {"energy": memory._replace(elapsed_s=0.0, fitting=None)}
         left_s = self._seconds_left(memory, reading)
         if left_s is None:
-            return None, {"energy": replace(memory, fitting=None)}
+            return None, {"energy": memory._replace(fitting=None)}
         joules, idle_mw = self._joules_left(reading), self._idle_mw(memory)
         if joules is None:
             return self._rungs.safe("the energy left in the battery is unknown"), {"energy": memory}
         if idle_mw is None:
-            why = "the idle power is unknown, and [energy] idle_mw is not given"
-            return self._rungs.safe(why), {"energy": memory}
+            blind = self._rungs.safe("the idle power is unknown, and [energy] idle_mw is not given")
+            return blind, {"energy": memory}
         budget_mw = 1000.0 * joules / left_s
-        drawn_mw = {rank: idle_mw + self._rate(rank, memory) * self._energy_mj[rank] for rank in self._rungs.ranks}
+        rate = memory.arrivals_per_s if memory.arrivals_per_s is not None else self._settings.arrivals_per_s
+        drawn_mw = {rank: idle_mw + self._busy_mw(rank, rate) for rank in self._rungs.ranks}
+        again_mw = budget_mw * (1.0 - self._settings.band)
         fitting = tuple(
             rank
             for rank, needed_mw in drawn_mw.items()
-            if needed_mw <= budget_mw * (1.0 if memory.fitting is None or rank in memory.fitting else self._again)
+            if needed_mw <= (budget_mw if memory.fitting is None or rank in memory.fitting else again_mw)
         )
-        remembered = {"energy": replace(memory, fitting=fitting)}
+        remembered = {"energy": memory._replace(fitting=fitting)}
         if fitting == self._rungs.ranks:
             return None, remembered
-        now = f"{g(joules / 3600)} Wh for {_duration(left_s)}, that is {g(budget_mw / 1000)} W"
-        if not fitting:
-            least = min(self._rungs.ranks, key=lambda rank: (round(drawn_mw[rank], 6), rank))
-            return Limit((least,), f"{now}: even rank {least} draws {g(drawn_mw[least] / 1000)} W"), remembered
-        dear = next(rank for rank in self._rungs.best_first if rank not in fitting)
-        return Limit(fitting, f"{now}: rank {dear} would draw {g(drawn_mw[dear] / 1000)} W"), remembered
 
-    @property
-    def _again(self) -> float:
-        return 1.0 - self._settings.band
+        def why() -> str:
+            now = f"{g(joules / 3600)} Wh for {_duration(left_s)}, that is {g(budget_mw / 1000)} W"
+            if not fitting:
+                return f"{now}: even rank {least} draws {g(drawn_mw[least] / 1000)} W"
+            dear = next(rank for rank in self._rungs.best_first if rank not in fitting)
+            return f"{now}: rank {dear} would draw {g(drawn_mw[dear] / 1000)} W"
+
+        least = self._rungs.ranks[0] if fitting else min(drawn_mw, key=lambda rank: (round(drawn_mw[rank], 6), rank))
+        return Limit(fitting or (least,), why), remembered
 
     def _observed(self, memory: EnergyMemory, reading: Reading, rank: int | None) -> EnergyMemory:
         """Count the time and average what is not steady. Time that stands or runs backwards weighs nothing."""
@@ -168,18 +170,15 @@ class EnergyLimiter:
         if reading.power_mw is not None and rank in self._energy_mj and not reading.on_mains:
             # Of the arrivals of this very moment, as the power is of this very moment.
             now_per_s = reading.work.arrivals_per_s if reading.work is not None else None
-            busy_mw = self._capped(rank, max(now_per_s or 0.0, 0.0)) * self._energy_mj[rank]
+            busy_mw = self._busy_mw(rank, max(now_per_s or 0.0, 0.0))
             idle_mw = _averaged(idle_mw, max(reading.power_mw - busy_mw, 0.0), step_s, _IDLE_S)
         return EnergyMemory(memory.elapsed_s + step_s, reading.time_s, rate, idle_mw, memory.fitting)
 
-    def _rate(self, rank: int, memory: EnergyMemory) -> float:
-        """Requests per second to plan for at a rung."""
-        known = memory.arrivals_per_s if memory.arrivals_per_s is not None else self._settings.arrivals_per_s
-        return self._capped(rank, math.inf if known is None else known)
-
-    def _capped(self, rank: int, rate: float) -> float:
-        """No rung answers more than it has time for."""
-        return min(rate, 1000.0 / self._costs.at(rank).p50_ms)
+    def _busy_mw(self, rank: int, arrivals_per_s: float | None) -> float:
+        """What answering draws at a rung. None answers more than it has time for; an unknown rate is as much."""
+        most = self._most_per_s[rank]
+        rate = most if arrivals_per_s is None or arrivals_per_s > most else arrivals_per_s
+        return rate * self._energy_mj[rank]
 
     def _idle_mw(self, memory: EnergyMemory) -> float | None:
         return memory.idle_mw if self._settings.idle_mw is None else self._settings.idle_mw

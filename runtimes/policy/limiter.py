@@ -7,7 +7,7 @@ A limiter knows nothing of the others. `RungPolicy` asks them all, and the stric
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -25,8 +25,9 @@ class Limit:
 
     ranks: tuple[int, ...]
     """Rungs, lowest first; never empty."""
-    why: str
-    """For people, with the numbers that decided."""
+    why: Callable[[], str]
+    """For people, with the numbers that decided. Called for the strictest limit alone: of five limiters four reasons
+    would be written for nobody, and that costs more than deciding."""
 
 
 Memory = Mapping[str, Any]
@@ -77,6 +78,11 @@ class Rungs:
         """By measured quality where every rung has one, else by FLOPs."""
         return tuple(reversed(self.ranks)) if self.costs is None else self.costs.best_first
 
+    @cached_property
+    def place(self) -> Mapping[int, int]:
+        """Of each rank among `best_first`."""
+        return {rank: place for place, rank in enumerate(self.best_first)}
+
     def up_to(self, rank: int) -> tuple[int, ...]:
         """The rungs up to a rank; the lowest rung at least."""
         return tuple(rung for rung in self.ranks if rung <= rank) or self.ranks[:1]
@@ -95,7 +101,7 @@ class Rungs:
 
     def safe(self, why: str) -> Limit:
         """The limit of one who does not know enough."""
-        return Limit(self.within(self.unknown_max_flops), f"{why}: {at_most(self.unknown_max_flops)}")
+        return Limit(self.within(self.unknown_max_flops), lambda: f"{why}: {at_most(self.unknown_max_flops)}")
 
 
 def g(value: float) -> str:

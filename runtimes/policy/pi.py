@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nsn_edge.runtimes.policy.base import PolicyState
 from nsn_edge.runtimes.policy.checks import celsius, in_range, share
@@ -57,8 +58,7 @@ class Pi:
             celsius(self, "limit_c")
 
 
-@dataclass(frozen=True)
-class PiMemory:
+class PiMemory(NamedTuple):
     """What the limiter remembers."""
 
     integral: float = 0.0
@@ -93,15 +93,20 @@ class PiLimiter:
         integral = self._integral(memory, error_c, gain, reading.time_s)
         output = settings.sustainable + integral + gain * error_c
         before = memory.cap if memory.cap in rungs.ranks else rungs.ranks[-1]
-        at = f"temperature {g(heat_c)} °C"
-        if heat_c >= limit_c or reading.throttling:
-            cap = rungs.ranks[0]
-            why = "the device throttles itself" if reading.throttling else f"{at} is at or above {g(limit_c)} °C"
-        else:
-            cap = self._highest_within(output, before)
-            share_now = 100 * min(max(output, 0.0), 1.0)
-            why = f"{at}, target {g(limit_c - settings.margin_c)} °C: {g(share_now)} % of the top rung's power"
-        found = None if cap == rungs.ranks[-1] else Limit(rungs.up_to(cap), f"{why}, rank {cap} at most")
+        beyond = heat_c >= limit_c or bool(reading.throttling)
+        cap = rungs.ranks[0] if beyond else self._highest_within(output, before)
+
+        def why() -> str:
+            at, share_now = f"temperature {g(heat_c)} °C", 100 * min(max(output, 0.0), 1.0)
+            if reading.throttling:
+                at = "the device throttles itself"
+            elif beyond:
+                at += f" is at or above {g(limit_c)} °C"
+            else:
+                at += f", target {g(limit_c - settings.margin_c)} °C: {g(share_now)} % of the top rung's power"
+            return f"{at}, rank {cap} at most"
+
+        found = None if cap == rungs.ranks[-1] else Limit(rungs.up_to(cap), why)
         return found, {"pi": PiMemory(integral, reading.time_s, cap)}
 
     def _integral(self, memory: PiMemory, error_c: float, gain: float, time_s: float) -> float:

@@ -36,28 +36,28 @@ class Ramp:
         """
         target, rank = self._best(allowed.ranks), state.rank
         if rank is None or rank not in self.rungs.ranks or target <= rank:  # a state of another ladder starts afresh
-            return _to(target, allowed.why, limiter, state, remembered)
+            return _to(target, allowed.why(), limiter, state, remembered)
         below = [rung for rung in allowed.ranks if rung < rank]
         if rank not in allowed.ranks and below:
             best = self._best(below)
-            return _to(best, f"{allowed.why}; on the way to rank {target}", limiter, state, remembered)
+            return _to(best, f"{allowed.why()}; on the way to rank {target}", limiter, state, remembered)
         calm_since_s = state.calm_since_s
         if calm_since_s is None or time_s < calm_since_s:
             calm_since_s = time_s
         calm_s = time_s - calm_since_s
         if calm_s < self.min_dwell_s:
-            waiting = f"{allowed.why}; a rise needs room for {g(self.min_dwell_s)} s"
+            waiting = f"{allowed.why()}; a rise needs room for {g(self.min_dwell_s)} s"
             return Decision(rank, waiting, replace(state, **{**remembered, "calm_since_s": calm_since_s}), limiter)
         higher = min(rung for rung in allowed.ranks if rank < rung <= target)
         return Decision(
             higher,
-            f"{allowed.why}; room to rise for {g(calm_s)} s: one rung up",
+            f"{allowed.why()}; room to rise for {g(calm_s)} s: one rung up",
             replace(state, **{**remembered, "rank": higher, "calm_since_s": time_s if higher < target else None}),
             limiter,
         )
 
     def _best(self, ranks: list[int] | tuple[int, ...]) -> int:
-        return next(rank for rank in self.rungs.best_first if rank in ranks)
+        return min(ranks, key=self.rungs.place.__getitem__)
 
 
 def _to(rank: int, why: str, limiter: str, state: PolicyState, remembered: Memory) -> Decision:

@@ -77,19 +77,20 @@ class RungPolicy:
     def _strictest(self, found: list[tuple[str, Limit]], reading: Reading) -> tuple[Limit, str]:
         """What all allow, in the words of the one that allows least."""
         if not found:
-            return Limit(self._rungs.ranks, f"no limit applies ({_known(reading)})"), ""
+            return Limit(self._rungs.ranks, lambda: f"no limit applies ({_known(reading)})"), ""
         ranks, missed = self._rungs.ranks, ""
         for name, limit in found:
-            both = tuple(rank for rank in ranks if rank in limit.ranks)
+            both = ranks if ranks == limit.ranks else tuple(rank for rank in ranks if rank in limit.ranks)
             if not both:  # what comes later yields
                 missed = missed or name
                 ranks = ranks[:1]
             else:
                 ranks = both
-        best_first = self._rungs.best_first
-        name, strictest = max(found, key=lambda item: min(map(best_first.index, item[1].ranks)))
-        why = strictest.why if not missed else f"{strictest.why}; [{missed}] wants rungs that others forbid"
-        return Limit(ranks, why), name
+        place = self._rungs.place
+        name, strictest = max(found, key=lambda item: min(map(place.__getitem__, item[1].ranks)))
+        if missed:
+            return Limit(ranks, lambda: f"{strictest.why()}; [{missed}] wants rungs that others forbid"), name
+        return Limit(ranks, strictest.why), name
 
 
 def _limiters(limits: RungLimits, rungs: Rungs) -> tuple[Limiter, ...]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nsn_edge.runtimes.policy.costs import RungCosts
 from nsn_edge.runtimes.telemetry.base import Answered
@@ -31,8 +31,7 @@ _JUMP = 9.0  # squared standard deviations
 _MOST = 100.0  # a ratio beyond says that a clock was wrong
 
 
-@dataclass(frozen=True)
-class Slowdown:
+class Slowdown(NamedTuple):
     """An estimate of the ratio. The default is that of a device that is as fast as in its profile, to 10 %."""
 
     mean: float = 1.0

@@ -15,7 +15,9 @@ here a device that has been cool for `settle_s` counts as one that gets cooler.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nsn_edge.runtimes.policy.base import PolicyState
 from nsn_edge.runtimes.policy.checks import LimitError, celsius, in_range
@@ -57,8 +59,7 @@ class StepWise:
             celsius(self, "limit_c")
 
 
-@dataclass(frozen=True)
-class StepWiseMemory:
+class StepWiseMemory(NamedTuple):
     """What the limiter remembers."""
 
     cap: int | None = None
@@ -105,7 +106,7 @@ class StepWiseLimiter:
         )
         if cap == self._rungs.ranks[-1]:
             return None, {"step_wise": memory}
-        return Limit(self._rungs.up_to(cap), f"{what}: rank {cap} at most"), {"step_wise": memory}
+        return Limit(self._rungs.up_to(cap), lambda: f"{what()}: rank {cap} at most"), {"step_wise": memory}
 
     def _stepped(
         self,
@@ -115,12 +116,15 @@ class StepWiseLimiter:
         heat_c: float,
         limit_c: float,
         cool_since_s: float | None,
-    ) -> tuple[int, str]:
+    ) -> tuple[int, Callable[[], str]]:
         """The new cap, and why."""
         settings, rungs, cap = self._settings, self._rungs, self._cap(memory)
-        at = f"temperature {g(heat_c)} °C"
+
+        def said(how: str) -> Callable[[], str]:
+            return lambda: f"temperature {g(heat_c)} °C is {how}, limit {g(limit_c)} °C"
+
         if heat_c >= limit_c:
-            return rungs.ranks[0], f"{at} is at or above the limit of {g(limit_c)} °C"
+            return rungs.ranks[0], lambda: f"temperature {g(heat_c)} °C is at or above the limit of {g(limit_c)} °C"
         before_c, cool = memory.smooth_c, cool_since_s is not None
         rising = before_c is None or heat_c - before_c > _TREND_C
         falling = before_c is not None and before_c - heat_c > _TREND_C
@@ -128,16 +132,15 @@ class StepWiseLimiter:
         may_step = since_s is None or not 0.0 <= since_s < settings.step_s
         hot = heat_c >= limit_c - settings.enter_margin_c
         if may_step and (reading.throttling or (hot and rising)):
-            what = "the device throttles itself" if reading.throttling else f"{at} is hot and rising"
             lower = min(cap, running) if running in rungs.ranks and running is not None else cap
-            return rungs.below(lower), f"{what}, limit {g(limit_c)} °C"
+            throttles = f"the device throttles itself, limit {g(limit_c)} °C" if reading.throttling else ""
+            return rungs.below(lower), (lambda: throttles) if throttles else said("hot and rising")
         settled = _lasted(cool_since_s, reading.time_s, settings.settle_s) and (
             since_s is None or not 0.0 <= since_s < settings.settle_s
         )
         if may_step and cool and (falling or settled):
-            return rungs.above(cap), f"{at} is cool and {'falling' if falling else 'steady'}, limit {g(limit_c)} °C"
-        where = "hot" if hot else "cool" if cool else "between"
-        return cap, f"{at} is {where} and the cap holds, limit {g(limit_c)} °C"
+            return rungs.above(cap), said("cool and falling" if falling else "cool and steady")
+        return cap, said(f"{'hot' if hot else 'cool' if cool else 'between'} and the cap holds")
 
     def _cap(self, memory: StepWiseMemory) -> int:
         """The cap so far; a state of another ladder starts afresh."""

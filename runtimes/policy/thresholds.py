@@ -11,7 +11,7 @@ After the latch-high, release-low habit of thermal drivers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from nsn_edge.runtimes.policy.base import PolicyState
 from nsn_edge.runtimes.policy.limiter import Limit, Memory, Rungs, at_most, g
@@ -19,10 +19,19 @@ from nsn_edge.runtimes.policy.limits import RungLimits
 from nsn_edge.runtimes.telemetry.base import Reading
 
 
-@dataclass(frozen=True)
-class _Cap:
+class _Cap(NamedTuple):
     max_flops: float
     why: str
+
+
+class _Held(NamedTuple):
+    """The thresholds' part of a `PolicyState`, by the names that it has there."""
+
+    battery_depth: int
+    heat_depth: int
+    near_limit: bool
+    saw_power: bool
+    saw_temperature: bool
 
 
 class Thresholds:
@@ -36,14 +45,13 @@ class Thresholds:
 
     def limit(self, reading: Reading, state: PolicyState) -> tuple[Limit | None, Memory]:
         """The rungs within the strictest cap that holds."""
-        memory = self._observe(reading, state)
-        state = replace(state, **memory)
-        strictest = min(self._caps(reading, state), key=lambda cap: cap.max_flops, default=None)
+        held = self._observe(reading, state)
+        strictest = min(self._caps(reading, held), key=lambda cap: cap.max_flops, default=None)
         if strictest is None:
-            return None, memory
-        return Limit(self._rungs.within(strictest.max_flops), strictest.why), memory
+            return None, held._asdict()
+        return Limit(self._rungs.within(strictest.max_flops), lambda: strictest.why), held._asdict()
 
-    def _observe(self, reading: Reading, state: PolicyState) -> Memory:
+    def _observe(self, reading: Reading, state: PolicyState) -> _Held:
         """Latch and release the steps. What is unknown changes nothing."""
         battery_depth, heat_depth, near_limit = state.battery_depth, state.heat_depth, state.near_limit
         pct, heat_c = reading.battery_pct, reading.temperature_c
@@ -56,13 +64,13 @@ class Thresholds:
             not_left = sum(heat_c > step.leave_c for step in self._limits.temperature)
             heat_depth = _latched(heat_depth, entered, not_left)
             near_limit = self._is_near_limit(heat_c, reading.temperature_limit_c, near_limit)
-        return {
-            "battery_depth": battery_depth,
-            "heat_depth": heat_depth,
-            "near_limit": near_limit,
-            "saw_power": state.saw_power or reading.battery_pct is not None or reading.on_mains is not None,
-            "saw_temperature": state.saw_temperature or reading.temperature_c is not None,
-        }
+        return _Held(
+            battery_depth=battery_depth,
+            heat_depth=heat_depth,
+            near_limit=near_limit,
+            saw_power=state.saw_power or reading.battery_pct is not None or reading.on_mains is not None,
+            saw_temperature=state.saw_temperature or reading.temperature_c is not None,
+        )
 
     def _is_near_limit(self, heat_c: float, limit_c: float | None, was_near: bool) -> bool:
         throttling = self._limits.throttling
@@ -71,7 +79,7 @@ class Thresholds:
         margin_c = limit_c - heat_c
         return margin_c <= throttling.enter_margin_c or (was_near and margin_c < throttling.leave_margin_c)
 
-    def _caps(self, reading: Reading, state: PolicyState) -> list[_Cap]:
+    def _caps(self, reading: Reading, state: _Held) -> list[_Cap]:
         caps = [self._battery_cap(reading, state), self._heat_cap(reading, state), self._throttling_cap(reading, state)]
         if not self._knows_anything(reading):
             caps.append(self._unknown("nothing is known of battery or heat"))
@@ -87,7 +95,7 @@ class Thresholds:
     def _unknown(self, why: str) -> _Cap:
         return _Cap(self._limits.unknown_max_flops, f"{why}: {at_most(self._limits.unknown_max_flops)}")
 
-    def _battery_cap(self, reading: Reading, state: PolicyState) -> _Cap | None:
+    def _battery_cap(self, reading: Reading, state: _Held) -> _Cap | None:
         if not self._limits.battery or reading.on_mains:
             return None
         pct = reading.battery_pct
@@ -104,7 +112,7 @@ class Thresholds:
         )
         return _Cap(step.max_flops, f"battery {g(pct)} % {now}: {at_most(step.max_flops)}")
 
-    def _heat_cap(self, reading: Reading, state: PolicyState) -> _Cap | None:
+    def _heat_cap(self, reading: Reading, state: _Held) -> _Cap | None:
         heat = reading.temperature_c
         if heat is None:
             looked_at = self._limits.temperature or self._limits.throttling
@@ -119,7 +127,7 @@ class Thresholds:
         )
         return _Cap(step.max_flops, f"temperature {g(heat)} °C {now}: {at_most(step.max_flops)}")
 
-    def _throttling_cap(self, reading: Reading, state: PolicyState) -> _Cap | None:
+    def _throttling_cap(self, reading: Reading, state: _Held) -> _Cap | None:
         throttling = self._limits.throttling
         if throttling is None:
             return None
