@@ -153,7 +153,7 @@ def variants() -> dict[str, RungLimits]:
     """The policy that ships first; then without each limiter, each alone, and others in the place of PI."""
     whole = load_policy(FIELD_POLICY)
     limiters = ("pi", "energy", "deadline")
-    without = {f"field without {name}": replace(whole, **{name: None}) for name in limiters}
+    without = {f"without {name}": replace(whole, **{name: None}) for name in limiters}
     alone = {
         f"{name} alone": replace(whole, **{other: None for other in limiters if other != name}) for name in limiters
     }
@@ -163,8 +163,8 @@ def variants() -> dict[str, RungLimits]:
         "field": whole,
         **without,
         **alone,
-        "field with step_wise for pi": replace(whole, pi=None, step_wise=stepping),
-        "thresholds (default)": load_policy(DEFAULT_POLICY),
+        "step_wise for pi": replace(whole, pi=None, step_wise=stepping),
+        "thresholds": load_policy(DEFAULT_POLICY),
     }
 
 
