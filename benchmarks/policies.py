@@ -276,7 +276,7 @@ def tables(rows: Sequence[dict[str, Any]], judged: Scenario, tuned: Scenario) ->
         if not some:
             continue
         table = Table(
-            title=f"{scenario} ({title}): mean of {some[0]['seeds']} seeds, least..most", title_justify="left"
+            title=f"{scenario} ({title}): mean of {some[0]['seeds']} seeds, least..most", title_justify="left %"
         )
         table.add_column("policy", no_wrap=True)
         for heading in (
@@ -287,8 +287,7 @@ def tables(rows: Sequence[dict[str, Any]], judged: Scenario, tuned: Scenario) ->
             "J/answer",
             "sw./min",
             "s too hot",
-            "max °C",
-            "left",
+            "left %",
         ):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("breaks, seeds", no_wrap=True)
