@@ -36,9 +36,9 @@ class Pi:
     sustainable: float = 0.5
     """The share of the top rung's power that the device can be expected to shed for ever; the integral finds the
     rest."""
-    gain_per_c: float = 0.05
+    gain_per_c: float = 0.2
     """k_po: how much of the share each degree above the target takes. Each degree below gives twice as much."""
-    integral_per_c_s: float = 0.002
+    integral_per_c_s: float = 0.0005
     """k_i: how much of the share a degree of error moves in a second."""
     integral_cutoff_c: float = 5.0
     """The integral sees no larger error than this."""

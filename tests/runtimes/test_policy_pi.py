@@ -16,7 +16,10 @@ from nsn_edge.runtimes.telemetry import Reading
 
 
 def policy(**settings: float) -> RungPolicy:
-    return RungPolicy(RungLimits(0.25, 20.0, pi=Pi(**settings)), LADDER)
+    """With gains of round numbers."""
+    return RungPolicy(
+        RungLimits(0.25, 20.0, pi=Pi(**{"gain_per_c": 0.05, "integral_per_c_s": 0.002, **settings})), LADDER
+    )
 
 
 def at(time_s: float, heat_c: float, limit_c: float = 100.0) -> Reading:
