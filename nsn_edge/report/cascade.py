@@ -16,21 +16,18 @@ from nsn_edge.errors import NsnEdgeError
 from nsn_edge.report.axes import Frame, Scale, tick_labels, ticks, x_axis, y_axis
 from nsn_edge.report.markup import Markup, el
 from nsn_edge.report.profile_view import percent
+from nsn_edge.report.style import DRAWING
 
 _WIDTH, _HEIGHT, _MARGIN = 560, 390, 14
 _FRAME = Frame(left=52, top=40, right=544, bottom=336)
 _WORST = 0.04
-_STYLE = """
-svg{--paper:#fff;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--mark:#2676be;--told:#b3541e;background:var(--paper)}
-@media(prefers-color-scheme:dark){svg{--paper:#14171b;--ink:#e8eaed;--soft:#a0a9b4;--line:#363d46;--mark:#68b2f4;
---told:#f0a060}}
-text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif;fill:var(--ink)}
-.tick,.title,.aside{fill:var(--soft)}.tick{font-size:12px}.strong{font-weight:600}
-.strong,.aside{paint-order:stroke;stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}
-.axis{stroke:var(--soft)}.grid{stroke:var(--line)}.trend{fill:none;stroke:var(--mark);stroke-width:1.6}
+_STYLE = (
+    DRAWING
+    + """
 .rung{fill:var(--mark)}.cascade{fill:none;stroke:var(--told);stroke-width:1.8}.chosen{fill:var(--told)}
 .least{stroke:var(--soft);stroke-dasharray:2 3}
 """
+)
 
 
 def cascade_svg(

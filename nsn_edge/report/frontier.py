@@ -18,23 +18,20 @@ from nsn_edge.errors import NsnEdgeError
 from nsn_edge.report.axes import Frame, Scale, tick_labels, ticks, x_axis, y_axis
 from nsn_edge.report.markup import Markup, el
 from nsn_edge.report.profile_view import percent
+from nsn_edge.report.style import DRAWING
 
 _PANEL_WIDTH, _HEIGHT = 460, 350
 _TOP, _BOTTOM = 40, 296
 _MARGIN, _GAP = 14, 24
 _MOST_TICKS = 7
-_STYLE = """
-svg{--paper:#fff;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--mark:#2676be;--told:#b3541e;background:var(--paper)}
-@media(prefers-color-scheme:dark){svg{--paper:#14171b;--ink:#e8eaed;--soft:#a0a9b4;--line:#363d46;--mark:#68b2f4;
---told:#f0a060}}
-text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif;fill:var(--ink)}
-.tick,.title,.aside{fill:var(--soft)}.tick{font-size:12px}.strong{font-weight:600}
-.strong,.aside{paint-order:stroke;stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}
-.axis{stroke:var(--soft)}.grid{stroke:var(--line)}.trend{fill:none;stroke:var(--mark);stroke-width:1.6}
+_STYLE = (
+    DRAWING
+    + """
 .told{fill:none;stroke:var(--told);stroke-width:1.6;stroke-dasharray:5 4}.toldtext{fill:var(--told)}
 .rung{fill:var(--mark)}.between{fill:var(--paper);stroke:var(--mark);stroke-width:1.6}
 .whole{stroke:var(--soft);stroke-dasharray:2 3}
 """
+)
 
 
 def frontier_svg(data: Mapping[str, Any]) -> str:

@@ -9,6 +9,17 @@ from collections.abc import Iterable
 _LIGHT = ((20, 150, 130), (38, 118, 190), (86, 72, 178), (116, 34, 128))
 _DARK = ((84, 214, 190), (104, 178, 244), (160, 150, 248), (222, 150, 242))
 
+DRAWING = """
+svg{--paper:#fff;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--mark:#2676be;--told:#b3541e;background:var(--paper)}
+@media(prefers-color-scheme:dark){svg{--paper:#14171b;--ink:#e8eaed;--soft:#a0a9b4;--line:#363d46;--mark:#68b2f4;
+--told:#f0a060}}
+text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif;fill:var(--ink)}
+.tick,.title,.aside{fill:var(--soft)}.tick{font-size:12px}.strong{font-weight:600}
+.strong,.aside{paint-order:stroke;stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}
+.axis{stroke:var(--soft)}.grid{stroke:var(--line)}.trend{fill:none;stroke:var(--mark);stroke-width:1.6}
+"""
+"""Of a drawing that is a file of its own: quality against cost, a line and what was foretold."""
+
 _SHEET = """
 :root{color-scheme:light dark;--paper:#fff;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--wash:#f4f6f8;
 --good:#1a7f4b;--bad:#c02f2f;--warn:#8a5a00;--warnwash:#fff6e0;LIGHT}

@@ -13,23 +13,18 @@ A policy file, which is of schema version 2, may hold the same `[difficulty]` ta
 
 from __future__ import annotations
 
-import importlib
 import json
-import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from nsn_edge.atomic import atomic_write_bytes
 from nsn_edge.errors import PolicyError
 from nsn_edge.runtimes.difficulty.rule import DifficultyRule, RuleError
+from nsn_edge.runtimes.toml_files import line_of, read_toml
 
 SCHEMA_VERSION = 1
 _SCHEMA_VERSIONS = (1, 2)  # 2: a policy's
 TABLE = "difficulty"
-
-_LARGEST_FILE = 1 << 20  # a rule is a few lines; a megabyte is none
 
 
 def load_rule(path: Path | str) -> DifficultyRule:
@@ -40,19 +35,8 @@ def load_rule(path: Path | str) -> DifficultyRule:
             make sense; names the line.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PolicyError(
-            f"cannot read the difficulty rule {path}: {error.strerror}", "make one with: nsn-edge difficulty BUNDLE"
-        ) from error
-    if len(data) > _LARGEST_FILE:
-        raise PolicyError(f"{path} is far too large for a difficulty rule", "name a TOML file")
-    try:
-        text = data.decode("utf-8")
-        document = _toml().loads(text)
-    except (ValueError, RecursionError) as error:  # of UTF-8 and of TOML; the latter names the line
-        raise PolicyError(f"{path} is not TOML: {error}", "mend the file") from error
+    hint = "make one with: nsn-edge difficulty BUNDLE"
+    text, document = read_toml(path, "difficulty rule", PolicyError, hint)
     version = document.get("schema_version")
     if type(version) is not int or version not in _SCHEMA_VERSIONS:
         raise PolicyError(
@@ -65,7 +49,7 @@ def load_rule(path: Path | str) -> DifficultyRule:
     try:
         return DifficultyRule.from_table(table)
     except RuleError as error:
-        line = line_of(text, error.key)
+        line = line_of(text, error.key, TABLE)
         at = f"{path}" + (f", line {line}" if line else "")
         raise PolicyError(f"{at}: [{TABLE}] {error.message}", error.hint) from error
 
@@ -77,20 +61,3 @@ def save_rule(rule: DifficultyRule, path: Path, notes: Iterable[str] = ()) -> No
     # JSON writes strings, numbers and lists of them as TOML does.
     lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in rule.to_json().items()]
     atomic_write_bytes(path, ("\n".join(lines) + "\n").encode())
-
-
-def line_of(text: str, key: str) -> int | None:
-    """The line of a key of the `[difficulty]` table, or that of the table where there is no such key."""
-    inside, header = False, None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if found := re.match(r"\s*\[\[?\s*([\w-]+)\s*\]", line):
-            inside = found[1] == TABLE
-            header = number if inside and header is None else header
-        elif inside and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
-            return number
-    return header
-
-
-def _toml() -> Any:
-    """tomllib came with Python 3.11; tomli, a dependency before that, is the same code."""
-    return importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")

@@ -23,8 +23,6 @@ from __future__ import annotations
 
 import datetime
 import difflib
-import importlib
-import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -38,14 +36,13 @@ from nsn_edge.runtimes.policy.costs import RungCosts
 from nsn_edge.runtimes.policy.deadline import Deadline
 from nsn_edge.runtimes.policy.energy import EnergyBudget
 from nsn_edge.runtimes.policy.limits import SCHEMA_VERSION, BatteryStep, RungLimits, TemperatureStep, ThrottlingLimit
-from nsn_edge.runtimes.policy.lines import line_of
 from nsn_edge.runtimes.policy.pi import Pi
 from nsn_edge.runtimes.policy.rung_limits import RungPolicy
 from nsn_edge.runtimes.policy.step_wise import StepWise
+from nsn_edge.runtimes.toml_files import line_of, read_toml
 
 _Settings = TypeVar("_Settings")
 
-_LARGEST_FILE = 1 << 20  # a policy is a page; a megabyte is not one
 _NUMBERS = ("unknown_max_flops", "min_dwell_s")
 _TABLES: Mapping[str, type[Any]] = {
     "throttling": ThrottlingLimit,
@@ -66,17 +63,7 @@ def load_policy(path: Path | str) -> RungLimits:
             wrong type, a value out of range, or thresholds that cross.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PolicyError(f"cannot read the policy {path}: {error.strerror}", "name a TOML file") from error
-    if len(data) > _LARGEST_FILE:
-        raise PolicyError(f"{path} is far too large for a policy", "name a TOML file")
-    try:
-        text = data.decode("utf-8")
-        document = _toml().loads(text)
-    except (ValueError, RecursionError) as error:  # of UTF-8 and of TOML; the latter names the line
-        raise PolicyError(f"{path} is not TOML: {error}", "mend the file") from error
+    text, document = read_toml(path, "policy", PolicyError)
     return _File(path, text).policy(document)
 
 
@@ -98,11 +85,6 @@ def build_policy(path: Path | str, ladder: RankLadder, costs: RungCosts | None =
         return RungPolicy(limits, ladder, costs)
     except LimitError as error:
         raise _File(path, path.read_text(encoding="utf-8")).refusal(error) from error
-
-
-def _toml() -> Any:
-    """tomllib came with Python 3.11; tomli, a dependency before that, is the same code."""
-    return importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 
 class _File:

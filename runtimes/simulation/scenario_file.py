@@ -17,9 +17,6 @@ rise_c = 8
 from __future__ import annotations
 
 import difflib
-import importlib
-import re
-import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -36,8 +33,8 @@ from nsn_edge.runtimes.simulation.scenario import (
     Unplugged,
 )
 from nsn_edge.runtimes.simulation.thermal import ThermalModel
+from nsn_edge.runtimes.toml_files import line_of, read_toml
 
-_LARGEST_FILE = 1 << 20  # a scenario is a page; a megabyte is not one
 _TABLES: dict[str, Any] = {"thermal": ThermalModel, "battery": Battery}
 _LISTS: dict[str, Any] = {"heat": Heat, "unplugged": Unplugged, "load": Load}
 
@@ -50,23 +47,8 @@ def load_scenario(path: Path | str) -> Scenario:
             wrong type, or a value that makes no sense.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read the scenario {path}: {error.strerror}", "name a TOML file") from error
-    if len(data) > _LARGEST_FILE:
-        raise UsageError(f"{path} is far too large for a scenario", "name a TOML file")
-    try:
-        text = data.decode("utf-8")
-        document = _toml().loads(text)
-    except (ValueError, RecursionError) as error:  # of UTF-8 and of TOML; the latter names the line
-        raise UsageError(f"{path} is not TOML: {error}", "mend the file") from error
+    text, document = read_toml(path, "scenario")
     return _File(path, text).scenario(document)
-
-
-def _toml() -> Any:
-    """tomllib came with Python 3.11; tomli, a dependency before that, is the same code."""
-    return importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 
 class _File:
@@ -147,26 +129,6 @@ class _File:
             raise self._error(f"{key} is far too large", "", key, table, index) from error
 
     def _error(self, message: str, hint: str = "", key: str = "", table: str = "", index: int = 0) -> UsageError:
-        line = _line_of(self._text, key, table, index)
+        line = line_of(self._text, key, table, index)
         at = f"{self._path}" + (f", line {line}" if line else "")
         return UsageError(f"{at}: {f'[{table}] ' if table else ''}{message}", hint)
-
-
-def _line_of(text: str, key: str, table: str, index: int) -> int | None:
-    """The line of a key, in the `index`-th table of a name or above all tables; else the line of the table itself."""
-    current, seen, found = "", -1, None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\[?\s*([\w-]+)\s*\]", line):
-            current = header[1]
-            seen += current == table
-            if (current == table and seen == index) or (not table and current == key):
-                found = found or number
-        elif current == table and (not table or seen == index) and _assigns(line, key):
-            return number
-        elif table and not current and _assigns(line, table):  # written inline: heat = [...]
-            found = number
-    return found
-
-
-def _assigns(line: str, key: str) -> bool:
-    return bool(key) and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line) is not None
