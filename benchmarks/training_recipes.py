@@ -7,6 +7,7 @@ from typing import Any
 
 PAPER: dict[str, Any] = {
     "objective": "labels",
+    "hidden_weight": 0.0,
     "weights": "uncertainty",
     "plan": "anchor",
     "draws": 1,
@@ -89,6 +90,7 @@ RECIPES = (
     _default("default - whitening", method="svd"),
     _default("default + small ranks more often", lean=1.0),
     _default("default - labels", objective="distill"),
+    _default("default - hidden states", hidden_weight=0.0),
     _default("default - distillation", objective="labels"),
     _default("default + sandwich", plan="sandwich", draws=1),
     _default("default + every parameter", trained="all"),

@@ -22,6 +22,7 @@ def _settings(function: _Command) -> _Command:
         click.option("--objective", type=click.Choice(["labels", "distill", "mixed"]), help="The loss of a rank."),
         click.option("--distill-weight", type=float, help="Share of distillation in mixed. Default: 0.5."),
         click.option("--temperature", type=float, help="Of distilled logits. Default: 2."),
+        click.option("--hidden-weight", type=float, help="Of hidden states, beside distilled logits. Default: 1."),
         click.option("--weights", type=click.Choice(["equal", "uncertainty"]), help="How a step's ranks are weighed."),
         click.option("--plan", type=click.Choice(["random", "anchor", "sandwich"]), help="Which ranks a step takes."),
         click.option("--ranks", type=click.Choice(["continuous", "aligned", "ladder"]), help="What is drawn from."),

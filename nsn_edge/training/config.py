@@ -54,6 +54,9 @@ class TrainConfig:
     """The share of distillation in `mixed`, in `(0, 1)`."""
     temperature: float = 2.0
     """Of distilled logits."""
+    hidden_weight: float = 1.0
+    """With distillation, the weight of the hidden states of every block beside the logits; 0 for none. (Feature
+    extraction is distilled by its hidden states anyway.)"""
     weights: str = "equal"
     """How the ranks of a step are weighed: `equal` or `uncertainty`."""
     plan: str = "random"
@@ -128,6 +131,8 @@ class TrainConfig:
                 raise UsageError(f"{name} is a share of the steps, 0 to 1, not {getattr(self, name)}")
         if self.max_length is not None and self.max_length < 2:
             raise UsageError(f"max_length is 2 tokens or more, not {self.max_length}")
+        if not 0 <= self.hidden_weight < math.inf:
+            raise UsageError(f"hidden_weight is 0 or more, not {self.hidden_weight}")
         if self.seed < 0 or self.weight_decay < 0 or not 0 <= self.lean < math.inf:
             raise UsageError("the seed, the weight decay and the lean are 0 or more")
         if self.batch_size % self.accumulate:

@@ -33,6 +33,11 @@ def call_with_names(model: nn.Module, batch: Batch) -> Any:
     return model(**batch)
 
 
+def call_with_hidden_states(model: nn.Module, batch: Batch) -> Any:
+    """As `call_with_names`; the outputs hold the hidden states of every block."""
+    return model(**batch, output_hidden_states=True)
+
+
 def call_without_labels(model: nn.Module, batch: Batch) -> Any:
     """`model(*inputs)` in the order of the batch, labels left out: plain modules."""
     return model(*(value for name, value in batch.items() if name != "labels"))

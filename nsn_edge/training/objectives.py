@@ -2,7 +2,7 @@
 
     L(k) = label loss                                        LabelLoss
          | T^2 KL(teacher || rank k)                         LogitDistillation     (Hinton et al., arXiv 1503.02531)
-         | how far the hidden states are from the teacher's  HiddenDistillation
+         | how far the hidden states are from the teacher's  HiddenDistillation (the last), BlocksDistillation (all)
          | a weighted sum of these                           Mixed
 
     total = mean_k L(k)                                      EqualWeights
@@ -102,13 +102,26 @@ class HiddenDistillation:
     def __call__(self, outputs: Any, teacher: Any, batch: Batch) -> Tensor:
         """From `last_hidden_state`."""
         student, target = hidden_of(outputs).float(), hidden_of(teacher).float()
-        mask = batch.get("attention_mask")
-        keep = torch.ones(student.shape[:-1], device=student.device) if mask is None else mask.to(student.dtype)
-        error = ((student - target).square().sum(-1) * keep).sum()
-        loss = error / (target.square().sum(-1) * keep).sum().clamp_min(1e-12)
+        keep = _real_tokens(student, batch)
+        loss = relative_error(student, target, keep)
         if self.pool is not None:
             loss = loss + (1 - cosine_similarity(self.pool(student, keep), self.pool(target, keep), dim=-1)).mean()
         return loss
+
+
+@dataclass(frozen=True)
+class BlocksDistillation:
+    """`|h - t|^2 / |t|^2` after every block, the mean over blocks: each block answers as the teacher's does, for texts
+    whose label it knows by heart as well. Needs outputs with `hidden_states`."""
+
+    needs_teacher: bool = True
+    needs_hidden_states: bool = True
+
+    def __call__(self, outputs: Any, teacher: Any, batch: Batch) -> Tensor:
+        """From `hidden_states`, the embeddings' left out: they are the teacher's own."""
+        pairs = list(zip(_blocks_of(outputs), _blocks_of(teacher), strict=True))[1:]
+        errors = [relative_error(h.float(), t.float(), _real_tokens(h, batch)) for h, t in pairs]
+        return torch.stack(errors).mean()
 
 
 @dataclass(frozen=True)
@@ -126,6 +139,11 @@ class Mixed:
     def needs_teacher(self) -> bool:
         """Whether any part does."""
         return any(loss.needs_teacher for _, loss in self.parts)
+
+    @property
+    def needs_hidden_states(self) -> bool:
+        """Whether any part does."""
+        return any(needs_hidden_states(loss) for _, loss in self.parts)
 
     def __call__(self, outputs: Any, teacher: Any, batch: Batch) -> Tensor:
         """The sum."""
@@ -192,6 +210,34 @@ def hidden_of(outputs: Any) -> Tensor:
     if not isinstance(hidden, Tensor):
         raise UsageError(f"{type(outputs).__name__} holds no hidden states to distil", "choose another objective")
     return hidden
+
+
+def needs_hidden_states(loss: VariantLoss | None) -> bool:
+    """Whether the models have to give the hidden states of every block."""
+    return bool(getattr(loss, "needs_hidden_states", False))
+
+
+def relative_error(student: Tensor, target: Tensor, keep: Tensor) -> Tensor:
+    """`|student - target|^2 / |target|^2` over `[..., d]`, where `keep` `[...]` is 1."""
+    error = ((student - target).square().sum(-1) * keep).sum()
+    return error / (target.square().sum(-1) * keep).sum().clamp_min(1e-12)
+
+
+def _real_tokens(hidden: Tensor, batch: Batch) -> Tensor:
+    """1 for every token that is none of padding; for every place where there is no such mask (images)."""
+    mask = batch.get("attention_mask")
+    if mask is None or mask.shape != hidden.shape[:-1]:
+        return torch.ones(hidden.shape[:-1], device=hidden.device)
+    return mask.to(torch.float32)
+
+
+def _blocks_of(outputs: Any) -> tuple[Tensor, ...]:
+    found = getattr(outputs, "hidden_states", None)
+    if not found:
+        raise UsageError(
+            f"{type(outputs).__name__} holds no hidden states of its blocks", "leave them out: hidden_weight 0"
+        )
+    return tuple(found)
 
 
 def masked_mean(each: Tensor, batch: Batch) -> Tensor:

@@ -21,7 +21,14 @@ from nsn_edge.training.batches import (
 )
 from nsn_edge.training.config import TrainConfig
 from nsn_edge.training.data import Examples
-from nsn_edge.training.objectives import HiddenDistillation, LabelLoss, LogitDistillation, Mixed, VariantLoss
+from nsn_edge.training.objectives import (
+    BlocksDistillation,
+    HiddenDistillation,
+    LabelLoss,
+    LogitDistillation,
+    Mixed,
+    VariantLoss,
+)
 
 TASKS = ("text-classification", "text-generation", "feature-extraction", "image-classification")
 
@@ -74,7 +81,9 @@ def loss_for(spec: TaskSpec, config: TrainConfig) -> VariantLoss:
     distillation: VariantLoss = LogitDistillation(config.temperature)
     if spec.name == "feature-extraction":
         distillation = HiddenDistillation(None if spec.pooling is None else partial(pool_hidden, task=spec))
-    if config.objective == "distill":
-        return distillation
-    share = config.distill_weight
-    return Mixed(((1 - share, LabelLoss()), (share, distillation)))
+    parts: list[tuple[float, VariantLoss]] = [(1.0, distillation)]
+    if config.objective == "mixed":
+        parts = [(1 - config.distill_weight, LabelLoss()), (config.distill_weight, distillation)]
+    if config.hidden_weight and spec.name != "feature-extraction":
+        parts.append((config.hidden_weight, BlocksDistillation()))
+    return Mixed(tuple(parts)) if len(parts) > 1 else distillation

@@ -21,8 +21,15 @@ from transformers import TrainingArguments
 from nsn_edge.errors import UsageError
 from nsn_edge.layers import ladder_of, nsn_layers
 from nsn_edge.training.config import TRAINED
-from nsn_edge.training.hierarchy import Call, Hierarchy, call_with_names, call_without_labels, without_dense_weights
-from nsn_edge.training.objectives import VariantLoss
+from nsn_edge.training.hierarchy import (
+    Call,
+    Hierarchy,
+    call_with_hidden_states,
+    call_with_names,
+    call_without_labels,
+    without_dense_weights,
+)
+from nsn_edge.training.objectives import VariantLoss, needs_hidden_states
 from nsn_edge.training.ranks import RankSampler, rank_pool
 from nsn_edge.training.safe_trainer import SafeTrainer
 
@@ -70,11 +77,12 @@ class NSNTrainer(SafeTrainer):
             )
         if loss is not None and loss.needs_teacher and teacher is None:
             raise UsageError("this loss needs a teacher", "give teacher=dense_copy(model, frozen=True)")
-        call = call or (call_with_names if hasattr(model, "config") else call_without_labels)
+        if call is None and hasattr(model, "config"):
+            call = call_with_hidden_states if needs_hidden_states(loss) else call_with_names
         self.sampler = sampler or RankSampler(rank_pool("continuous", ladder), ladder.max_rank, seed=args.seed)
         self.evaluated_ranks = tuple(evaluated_ranks or (ladder.max_rank,))
         self._nested = model
-        hierarchy = Hierarchy(model, loss, weights, teacher, call)
+        hierarchy = Hierarchy(model, loss, weights, teacher, call or call_without_labels)
         if trained is not None:
             set_trained_(model, trained)
         if trained == "factors" and args.ddp_find_unused_parameters is None:

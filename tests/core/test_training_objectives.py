@@ -12,12 +12,14 @@ from torch import nn
 
 from nsn_edge.errors import UsageError
 from nsn_edge.training.objectives import (
+    BlocksDistillation,
     EqualWeights,
     HiddenDistillation,
     LabelLoss,
     LogitDistillation,
     Mixed,
     UncertaintyWeights,
+    needs_hidden_states,
     weighting,
 )
 
@@ -81,6 +83,25 @@ def test_hidden_distillation_by_hand() -> None:
 
     # The two embeddings are at right angles: 1 - cos is 1.
     assert float(HiddenDistillation(first)(outputs, target, batch)) == pytest.approx(5 / 4 + 1)
+
+
+def test_blocks_distillation_by_hand() -> None:
+    """The mean over blocks of the relative squared error over real tokens; the embeddings' states count for nothing."""
+    mask = torch.tensor([[1, 0]])
+    target = [torch.full((1, 2, 2), value) for value in (9.0, 1.0, 2.0)]
+    student = [torch.zeros(1, 2, 2), torch.tensor([[[1.0, 2.0], [50.0, 50.0]]]), torch.zeros(1, 2, 2)]
+    outputs, teacher = SimpleNamespace(hidden_states=student), SimpleNamespace(hidden_states=target)
+    loss = BlocksDistillation()
+    assert float(loss(outputs, teacher, {"attention_mask": mask})) == pytest.approx((1 / 2 + 1) / 2)
+    assert float(loss(teacher, teacher, {"attention_mask": mask})) == 0.0
+    images = SimpleNamespace(hidden_states=[torch.ones(1, 3, 2), torch.ones(1, 3, 2)])
+    assert float(loss(images, images, {})) == 0.0
+    assert needs_hidden_states(loss)
+    assert needs_hidden_states(Mixed(((1.0, LabelLoss()), (2.0, loss))))
+    assert not needs_hidden_states(Mixed(((1.0, LabelLoss()), (2.0, LogitDistillation()))))
+    assert not needs_hidden_states(None)
+    with pytest.raises(UsageError, match="no hidden states of its blocks"):
+        loss(SimpleNamespace(logits=target[0]), teacher, {})
 
 
 def test_label_loss_is_the_models_own_or_a_function() -> None:
