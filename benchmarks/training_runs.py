@@ -211,7 +211,7 @@ def _applies(recipe: Recipe, name: str, seed: int) -> bool:
         return False
     if kind.has_labels or recipe.kind == "untrained":
         return True
-    return recipe.name == "default" or (seed == 0 and recipe.name in ("paper", "default - sensitivity"))
+    return recipe.name == "default"
 
 
 def _slug(name: str) -> str:
