@@ -2,6 +2,7 @@
 
     96 fails --> in memory: 48, 24, ... then 192, ...  --> answered: 96 is to blame, dropped and loaded again
                      all fail the same request         --> 96, or what else can be loaded, afresh
+                     nothing of that can be            --> what could not be loaded lately, all the same
                      that fails, too                   --> once more what is in memory, then NoRungError
 
 An engine is to blame only if another one answers the very request that it failed at. Otherwise the request itself may
@@ -22,6 +23,10 @@ from nsn_edge.runtimes.telemetry.base import Clock
 
 _MOST_FRESH = 2
 """Graphs loaded afresh for one request that may fail at it: one may do so by chance."""
+
+_PAUSE_S = 1.0
+"""Between two attempts to load a rung for requests that would be lost without it, at most; a fifth of the usual pause
+where that is shorter."""
 
 
 @dataclass
@@ -147,11 +152,8 @@ class Failover:
     def _ask_afresh(self, attempts: Attempts, run: Callable[[Lease], Answer]) -> Answer | None:
         """Load the asked rung once more, or the next that can be loaded, and ask that. A request that fails at
         `_MOST_FRESH` such graphs is no reason to load another. Until one answers, the old graphs stay."""
-        ranks_failed = {lease.rank for lease in attempts.failed}
         failed_afresh = 0
-        for rank in (attempts.asked, *self._store.substitutes(attempts.asked)):
-            if (rank in ranks_failed and rank != attempts.asked) or self._fails_afresh(rank):
-                continue
+        for rank in self._to_load(attempts):
             try:
                 lease = self._store.fresh(rank)
             except ClosedError:
@@ -178,6 +180,15 @@ class Failover:
                 self._store.release(lease)
         return None
 
+    def _to_load(self, attempts: Attempts) -> list[int]:
+        """Rungs to load afresh, the likeliest to answer first. Those that could not be loaded lately come last: before
+        a request is lost, they are worth another try, if not every moment. What was loaded and failed at a request
+        lately is left out: a request that no engine can run would have graphs loaded for ever."""
+        failed = {lease.rank for lease in attempts.failed} - {attempts.asked}
+        ranks = [rank for rank in (attempts.asked, *self._store.substitutes(attempts.asked)) if rank not in failed]
+        ranks = [rank for rank in ranks if not self._failed_afresh_lately(rank) and not self._failed_just_now(rank)]
+        return sorted(ranks, key=lambda rank: self.unloadable(rank) is not None)
+
     def _ask_again(self, attempts: Attempts, run: Callable[[Lease], Answer]) -> Answer | None:
         """Nothing else is left: what failed a moment ago may not fail now."""
         for rank in (attempts.asked, *self._store.substitutes(attempts.asked)):
@@ -201,14 +212,15 @@ class Failover:
             if self._store.drop(lease):
                 self._tell(SessionEvent(RUN_FAILED, lease.rank, one_line(attempts.error_of(lease))))
 
-    def _fails_afresh(self, rank: int) -> bool:
-        """Whether loading a rung again failed lately, or a request did at what was loaded. That it is to be loaded in
-        the background is no reason to wait for that."""
-        if self.unloadable(rank) is not None:
-            return True
+    def _failed_afresh_lately(self, rank: int) -> bool:
         with self._lock:
             failed_s = self._failed_afresh_s.get(rank)
             return failed_s is not None and self._clock() - failed_s < self._retry_after_s
+
+    def _failed_just_now(self, rank: int) -> bool:
+        with self._lock:
+            failed_s, why = self._unloadable.get(rank, (0.0, ""))
+            return bool(why) and self._clock() - failed_s < min(_PAUSE_S, self._retry_after_s / 5)
 
     def _note_failed_afresh(self, rank: int) -> None:
         with self._lock:

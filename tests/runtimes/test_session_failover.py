@@ -296,6 +296,22 @@ def test_the_last_graph_is_kept_and_a_fault_that_passes_costs_nothing(
         session.run({"x": X})
 
 
+def test_before_a_request_is_lost_what_did_not_load_lately_is_tried_again(
+    session: EdgeSession, tiny_bundle: TinyBundle, faults: Faults, clock: HandClock
+) -> None:
+    faults.runs, faults.loads = {TOP}, set(ALL_RUNGS)
+    with pytest.raises(NoRungError):
+        session.run({"x": X})
+    faults.loads = {TOP, 8}
+    loads = len(faults.loaded)
+    with pytest.raises(NoRungError):
+        session.run({"x": X})
+    assert len(faults.loaded) == loads, "not every moment"
+    clock.now_s += 1.5  # the usual pause is longer
+    answer = session.run({"x": X}, fall_back=True)
+    assert_right(answer, tiny_bundle[1], 5, degraded=True)
+
+
 def test_what_stands_in_stays_while_the_budget_has_room_for_one(
     tiny_bundle: TinyBundle, faults: Faults, clock: HandClock
 ) -> None:
