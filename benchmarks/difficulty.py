@@ -60,7 +60,7 @@ GOALS = (Goal(0.25), Goal(0.5), Goal(1.0), Goal(2.0))
 STATED = Goal(0.5)
 """The one that the targets are about."""
 MOST_FLOPS = 0.6
-TRAINING = TrainConfig(dense_epochs=2, dense_learning_rate=5e-4, learning_rate=1e-3, max_length=64)
+TRAINING = TrainConfig(dense_epochs=2, dense_learning_rate=5e-4, max_length=64)
 QUICK_TRAINING = replace(TRAINING, steps=10, dense_epochs=1, epochs=1.0)
 TIMED_TEXTS = 600
 
