@@ -284,7 +284,7 @@ POLICIES = [
          ("the thresholds cross: leave_pct 40 is not above enter_pct 50",)),
         ("crossing temperatures", POLICY_HEAD + "[[temperature]]\nenter_c = 60\nleave_c = 70\nmax_flops = 0.5\n",
          ("the thresholds cross: leave_c 70 is not below enter_c 60",)),
-        ("an unknown version of a policy", "schema_version = 2\n", ("unknown schema_version 2", "schema_version = 1")),
+        ("an unknown version of a policy", "schema_version = 3\n", ("unknown schema_version 3", "schema_version = ")),
         ("an empty policy", "", ("schema_version is missing",)),
         ("no TOML", "x = = 3", ("is not TOML", "line 1")),
         ("a binary policy", b"\xff\xfe", ("is not TOML",)),
