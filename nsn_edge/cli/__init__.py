@@ -24,7 +24,7 @@ VERBS = {
     "build": "TensorRT engines of a bundle, on the device or ahead of time",
     "profile": "measure every rung on this machine",
     "report": "draw profiles as a page: which rank, in which precision",
-    "difficulty": "how certain a low rung must be, so that hard questions get the big model",
+    "difficulty": "how certain a low rung must be to answer alone",
     "run": "answer a query at a rank, or one chosen by policy",
     "policy": "check a policy file, and what it comes to",
     "simulate": "replay a telemetry trace through a policy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,6 +42,12 @@ VERB_LINES: dict[str, Callable[[Path, Path], tuple[object, ...]]] = {
     "verification": lambda bundle, checkpoint: ("verify", bundle, checkpoint, "--no-quality"),
 }
 """A line for each kind of result; `adapt`, `export` and `demo` have their own tests."""
+
+
+@pytest.fixture(scope="module")
+def bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of its own: a profile is kept in the bundle."""
+    return Path(shutil.copytree(bundle, tmp_path_factory.mktemp("profiled") / "bundle"))
 
 
 def outcome(capfd: pytest.CaptureFixture[str], command: click.Command, *arguments: str) -> Outcome:
@@ -88,6 +95,8 @@ def test_every_verb_explains_itself(run: Run, verb: str) -> None:
     done = run(verb, "--help")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"Usage: nsn-edge {verb} [OPTIONS]")
+    if verb == "policy":  # a group of one
+        done = run(verb, "check", "--help")
     for option in ("--json", "--json-file", "--debug"):
         assert option in done.out
 

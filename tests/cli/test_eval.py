@@ -70,7 +70,7 @@ def test_text_for_people(checkpoint: Path, texts: Path, run: Run) -> None:
 
 def test_latency_comes_from_a_profile(checkpoint: Path, bundle: Path, texts: Path, tmp_path: Path, run: Run) -> None:
     profile = tmp_path / "profile.json"
-    assert run("profile", bundle, "--repetitions", "3", "--warmup", "1", "--json-file", profile).code == 0
+    assert run("profile", bundle, "--repetitions", "3", "--warmup", "1", "-o", profile).code == 0
     ranks = [
         rung["rank"] for rung in json.loads(profile.read_bytes())["configurations"][0]["rungs"] if not rung["dense"]
     ]
