@@ -28,6 +28,7 @@ _PROCESS = 1e-4  # Q0: the world moves by a percent between two readings
 _NOISE = 1e-4  # the least R
 _ROBUST = 3  # answers whose median is no accident
 _JUMP = 9.0  # squared standard deviations
+_NEWEST = 16  # answers that are looked at: more would say little more, and they are most of a decision
 _MOST = 100.0  # a ratio beyond says that a clock was wrong
 
 
@@ -47,10 +48,10 @@ class Slowdown(NamedTuple):
         return math.sqrt(self.variance + self.process)
 
     def observed(self, answers: Sequence[Answered], costs: RungCosts) -> Slowdown:
-        """The estimate after some answers. Those of unknown rungs, or with impossible latencies, tell nothing."""
+        """The estimate after some answers, of which the newest count. Those of unknown rungs, or with impossible latencies, tell nothing."""
         known = [
             (latency_ms / rung.p50_ms, rung.spread)
-            for rank, latency_ms in answers
+            for rank, latency_ms in answers[-_NEWEST:]
             if (rung := costs.by_rank.get(rank)) and rung.p50_ms / _MOST <= latency_ms <= rung.p50_ms * _MOST
         ]
         if not known:
