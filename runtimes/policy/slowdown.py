@@ -48,7 +48,8 @@ class Slowdown(NamedTuple):
         return math.sqrt(self.variance + self.process)
 
     def observed(self, answers: Sequence[Answered], costs: RungCosts) -> Slowdown:
-        """The estimate after some answers, of which the newest count. Those of unknown rungs, or with impossible latencies, tell nothing."""
+        """The estimate after some answers, of which the newest count. Those of unknown rungs, or with impossible
+        latencies, tell nothing."""
         known = [
             (latency_ms / rung.p50_ms, rung.spread)
             for rank, latency_ms in answers[-_NEWEST:]
