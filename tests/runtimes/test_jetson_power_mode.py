@@ -99,7 +99,7 @@ def test_the_program_is_asked_once_where_the_files_do_not_tell(tmp_path: Path, s
 def test_a_real_child(tmp_path: Path, script: str, name: str | None) -> None:
     write_program(tmp_path, "usr/sbin/nvpmodel", script)
     mode = mode_of(tmp_path)
-    assert mode.name() is None, "not known yet, and nobody waits"
+    assert mode.name() in (None, name), "asks; a quick child may have answered by now"
     mode.settle(30.0)
     assert mode.name() == name
 
