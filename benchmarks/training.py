@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--recipes", default="", help="only those whose name this regular expression finds")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; default: one per core")
     parser.add_argument("--kept", type=Path, metavar="FOLDER", help="keep what is done here, and use what is there")
+    parser.add_argument("--only-kept", action="store_true", help="train nothing: the tables of what is kept so far")
     options = parser.parse_args()
     names = options.data.split(",") if options.data else (["stories", "digits"] if options.quick else list(ARENAS))
     start = time.perf_counter()
@@ -57,7 +58,10 @@ def main() -> None:
         kept.mkdir(parents=True, exist_ok=True)
         seeds = range(1 if options.quick else options.seeds)
         units = [
-            (name, seed, options.quick, options.recipes, kept) for name in names if _is_there(name) for seed in seeds
+            (name, seed, options.quick, options.recipes, kept, options.only_kept)
+            for name in names
+            if _is_there(name)
+            for seed in seeds
         ]
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         with ProcessPoolExecutor(min(options.jobs, len(units)), context) as pool:

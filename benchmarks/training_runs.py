@@ -52,8 +52,9 @@ class Unit:
     """Of one core, kept results included."""
 
 
-def run_unit(name: str, seed: int, quick: bool, wanted: str, kept: Path) -> Unit:
-    """Every recipe of a data set and seed whose name the regular expression `wanted` finds."""
+def run_unit(name: str, seed: int, quick: bool, wanted: str, kept: Path, only_kept: bool) -> Unit:
+    """Every recipe of a data set and seed whose name the regular expression `wanted` finds; with `only_kept` those of
+    them that were done before."""
     torch.set_num_threads(1)
     start = time.perf_counter()
     arena: Arena | None = None
@@ -78,6 +79,8 @@ def run_unit(name: str, seed: int, quick: bool, wanted: str, kept: Path) -> Unit
     for recipe in RECIPES:
         if _applies(recipe, name, seed) and re.search(wanted, recipe.name):
             file = kept / f"{name}-{seed}-{_slug(recipe.name)}.json"
+            if only_kept and not file.is_file():
+                continue
             documents.append(_kept(file, recipe.to_json(), partial(trained, recipe)))
     rows = [row for document in documents for row in document["rows"]]
     seconds = sum(document["processor_s"] for document in documents)
