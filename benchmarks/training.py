@@ -57,12 +57,8 @@ def main() -> None:
         kept = options.kept or Path(temporary)
         kept.mkdir(parents=True, exist_ok=True)
         seeds = range(1 if options.quick else options.seeds)
-        units = [
-            (name, seed, options.quick, options.recipes, kept, options.only_kept)
-            for name in names
-            if _is_there(name)
-            for seed in seeds
-        ]
+        settings = (options.quick, options.recipes, kept, options.only_kept)
+        units = [(name, seed, *settings) for name in names if _is_there(name) for seed in seeds]
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         with ProcessPoolExecutor(min(options.jobs, len(units)), context) as pool:
             done = list(pool.map(run_unit, *zip(*units, strict=True)))
