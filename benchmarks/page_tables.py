@@ -128,6 +128,33 @@ def recipes(data: Data, arena: str) -> str:
     return "\n".join(lines)
 
 
+def lost_by_training(data: Data) -> str:
+    """Points lost against dense: the paper's recipe and the default, means over the seeds."""
+    shares = (0.5, 0.25, 0.15)
+    titles = {"CLINC150": "CLINC150 accuracy", "STS-B": "STS-B Spearman x 100, no labels"}
+    lines = [
+        "Points lost against the dense model (`python benchmarks/training.py`, "
+        "[results](benchmarks/results/training.json)):",
+        "",
+        "| | recipe | " + " | ".join(f"{share:.0%}" for share in shares) + " |",
+        "|---|---|" + "--:|" * len(shares),
+    ]
+    for arena, title in titles.items():
+        for recipe in ("untrained, whitened + sensitivity", "paper", "default"):
+            its = [row for row in data["rows"] if (row["arena"], row["recipe"]) == (arena, recipe)]
+            if not its:
+                continue
+            seeds = {row["seed"] for row in its}
+            dense = statistics.mean(e["score"] for e in data["dense"] if e["arena"] == arena and e["seed"] in seeds)
+            cells = []
+            for share in shares:
+                mean = statistics.mean(row["score"] for row in its if row["wanted_fraction"] == share)
+                cells.append(f"{dense - mean:.1f}")
+            name = {"paper": "the paper's", "default": "`nsn-edge train`"}.get(recipe, "no training")
+            lines.append(f"| {title} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _mean(values: Sequence[float]) -> str:
     if not values:
         return "-"

@@ -17,6 +17,8 @@ import page_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+ARENAS = {"clinc": "CLINC150", "stsb": "STS-B", "stories": "stories260K", "digits": "digits"}
+"""The tables of docs/training.md, and the data sets of training.json."""
 
 
 def main() -> None:
@@ -38,11 +40,12 @@ def main() -> None:
 
 def pages() -> dict[str, dict[str, str]]:
     """By file, its tables by name."""
-    forms, precision = load("forms"), load("precision")
+    forms, precision, training = load("forms"), load("precision"), load("training")
     return {
         "README.md": {
             "rungs": rungs_table(load("rungs")),
             "calibration": calibration_table(load("calibration")),
+            "training": page_tables.lost_by_training(training),
             "footprint": footprint_table(),
         },
         "docs/forms.md": {
@@ -57,6 +60,10 @@ def pages() -> dict[str, dict[str, str]]:
             "missed": page_tables.missed(precision),
         },
         "docs/difficulty.md": {"rules": page_tables.difficulty_rules(load_if_there("difficulty"))},
+        "docs/training.md": {
+            **{name: page_tables.recipes(training, arena) for name, arena in ARENAS.items()},
+            "missed": page_tables.missed(training),
+        },
         "docs/tensorrt.md": {"built": page_tables.built_engines(load("build"))},
     }
 
