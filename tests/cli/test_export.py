@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,9 @@ def test_usage_errors_leave_the_old_bundle(
 
 def interrupted(line: list[str], marker: str, after: Callable[[], None]) -> tuple[int, str, str]:
     """Run a command, interrupt it at the first line of progress that begins with the marker."""
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background of a shell ignores Ctrl-C, and children inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     assert process.stderr is not None
     guard = threading.Timer(120, process.kill)
     guard.start()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -350,8 +351,12 @@ def test_an_interrupt_stops_the_builder_and_leaves_nothing(wide_bundle: Bundle, 
             os.kill(os.getpid(), signal.SIGINT)
 
     plan = plan_build(wide_bundle, rtx(), BuildConfig(sizes=SMALL, ranks=(40,)), device="sm86", root=tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        build(plan, progress=interrupt)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # see `test_ctrl_c_ends_the_command`
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build(plan, progress=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     for thread in threading.enumerate():
         if thread.name == "engine-builder":
             thread.join(10)
@@ -393,7 +398,9 @@ def test_ctrl_c_ends_the_command(wide_bundle: Bundle, tmp_path: Path) -> None:
     rtx()
     line = [sys.executable, "-m", "nsn_edge", "build", str(wide_bundle.path), "--backend", "tensorrt-rtx"]
     line += ["--kind", "dynamic", "--kind", "rung", "--engines", str(tmp_path)]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background of a shell ignores Ctrl-C, and children inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     assert process.stderr is not None
     first = process.stderr.readline()  # the build has begun
     assert first.startswith("build, percent of each engine: 0/")
