@@ -75,7 +75,8 @@ def notes(limits: RungLimits, rungs: Rungs | None = None) -> tuple[str, ...]:
     costs = None if rungs is None else rungs.costs
     if limits.needs_costs and costs is None:
         tables = " and ".join(f"[{table}]" for table in limits.needs_costs)
-        found.append(f"{tables} plan with what the rungs cost on the device: nsn-edge profile BUNDLE, then --profile")
+        verb = "plan" if len(limits.needs_costs) > 1 else "plans"
+        found.append(f"{tables} {verb} with what the rungs cost on the device: nsn-edge profile BUNDLE, then --profile")
     if limits.energy is not None:
         found.append("[energy] on a device that tells neither mains nor a battery the safe rung runs")
     if limits.energy is not None and limits.energy.idle_mw is None:

@@ -7,13 +7,11 @@ DeviceProfile        bundle, device, host, plan
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nsn_edge.atomic import atomic_write_bytes
 from nsn_edge.errors import NsnEdgeError
 from nsn_edge.runtimes.profiling.result import (
     KIND,
@@ -22,6 +20,7 @@ from nsn_edge.runtimes.profiling.result import (
     all_configurations,
     configuration_name,
     read_document,
+    write_document,
 )
 
 
@@ -122,8 +121,7 @@ class DeviceProfile:
         Raises:
             NsnEdgeError: the disk is full or the folder cannot be written.
         """
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        atomic_write_bytes(path, text.encode() + b"\n")
+        write_document(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path) -> DeviceProfile:

@@ -242,8 +242,7 @@ class Profile:
         Raises:
             NsnEdgeError: the disk is full or the folder cannot be written.
         """
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        atomic_write_bytes(path, text.encode() + b"\n")
+        write_document(path, self.to_json())
 
     @classmethod
     def load(
@@ -283,6 +282,16 @@ def read_document(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise NsnEdgeError(f"{path} is not readable JSON: {error}", _AGAIN) from error
+
+
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document as JSON in one step.
+
+    Raises:
+        NsnEdgeError: the disk is full or the folder cannot be written.
+    """
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    atomic_write_bytes(path, text.encode() + b"\n")
 
 
 def all_configurations(data: Any) -> tuple[Profile, ...]:

@@ -91,7 +91,7 @@ def test_a_missing_profile_is_named_and_a_given_one_is_shown(
 ) -> None:
     done = run("policy", "check", deadline, "--bundle", bundle_path)
     assert done.code == 0
-    assert "note: [deadline] plan with what the rungs cost on the device: nsn-edge profile" in done.out
+    assert "note: [deadline] plans with what the rungs cost on the device: nsn-edge profile" in done.out
     profile = write_profile(bundle_path, tmp_path / "profile.json")
     document = run("policy", "check", deadline, "--bundle", bundle_path, "--profile", profile, "--json").document
     assert document["rungs"][0]["p50_ms"] == 10.0

@@ -184,7 +184,7 @@ def test_every_table_has_a_sentence_and_what_is_missing_a_note(tmp_path: Path) -
     assert tables == ["battery", "step_wise", "pi", "energy", "deadline", "difficulty"]
     assert said[0].rank == LADDER.rung_within(0.25).rank
     assert any("[energy] and [deadline] plan with" in note for note in notes(limits))
-    assert not any("plan with" in note for note in notes(limits, Rungs(LADDER, COSTS)))
+    assert not any("[deadline] plan" in note for note in notes(limits, Rungs(LADDER, COSTS)))
     assert any("[step_wise] limit_c is not given" in note for note in notes(limits))
 
 
